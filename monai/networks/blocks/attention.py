@@ -1,0 +1,352 @@
+# Copyright (c) MONAI Consortium
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Optional
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+from monai.networks.blocks.attention_loading import SafeLoading
+from monai.networks.blocks.rel_pos_embedding import DecomposedRelativePosEmbedding
+from monai.networks.layers.utils import get_rel_pos_embedding_layer
+
+__all__ = ["AttentionBlock", "AttentionOptions", "check_sizes", "resolve_mask", "resolve_projection"]
+
+
+@dataclass(frozen=True)
+class AttentionOptions:
+    """
+    What a network decides once for all of its attention blocks, handed down as one object.
+
+    Args:
+        dropout_rate: fraction of the attention weights, and of the block's outputs, dropped in training.
+        qkv_bias: whether the query, key and value linears have a bias.
+        save_attn: whether every block keeps its attention matrix in ``att_mat``.
+        include_fc: upstream's switch of the output projection of self attention.
+        use_combined_linear: whether self attention computes q, k and v with one linear.
+        use_flash_attention: kept for its check against ``save_attn``; the fused kernel is used either way.
+        use_proj_attn: whether attention ends in an output projection; None follows ``include_fc``.
+    """
+
+    dropout_rate: float = 0.0
+    qkv_bias: bool = False
+    save_attn: bool = False
+    include_fc: bool = True
+    use_combined_linear: bool = True
+    use_flash_attention: bool = False
+    use_proj_attn: bool | None = None
+
+
+def resolve_projection(use_proj_attn: bool | None, include_fc: bool = True) -> bool:
+    """
+    Tell whether an attention block ends in an output projection.
+
+    Args:
+        use_proj_attn: the answer when it is not None.
+        include_fc: the answer otherwise.
+
+    Raises:
+        TypeError: if ``use_proj_attn`` is neither a bool nor None.
+    """
+    if use_proj_attn is None:
+        return bool(include_fc)
+    if not isinstance(use_proj_attn, bool):
+        raise TypeError(f"use_proj_attn must be True, False or None (follow include_fc), got {use_proj_attn!r}.")
+    return use_proj_attn
+
+
+def check_sizes(hidden_size: int, num_heads: int, dropout_rate: float, dim_head: int | None = None) -> None:
+    """
+    Check what every block with attention heads is built from.
+
+    Raises:
+        ValueError: if ``dropout_rate`` is outside of [0, 1], there is no head, or neither ``dim_head`` is given nor
+            ``hidden_size`` divisible by ``num_heads``.
+    """
+    if not (0 <= dropout_rate <= 1):
+        raise ValueError(f"dropout_rate should be between 0 and 1, got {dropout_rate}.")
+    if num_heads < 1:
+        raise ValueError(f"num_heads should be at least 1, got {num_heads}.")
+    if not dim_head and hidden_size % num_heads != 0:
+        raise ValueError(f"hidden_size {hidden_size} should be divisible by num_heads {num_heads}.")
+
+
+def resolve_mask(attn_mask: torch.Tensor, batch: int, heads: int, queries: int, keys: int) -> torch.Tensor:
+    """
+    Bring an attention mask to the form that every path of the core takes.
+
+    Args:
+        attn_mask: nonzero where a query may attend to a key: (B, K) over keys, (B, Q, K), or (B, 1 or heads, Q, K);
+            a batch size of 1 serves the whole batch.
+        batch: B, the batch size.
+        heads: number of attention heads.
+        queries: Q, number of query tokens.
+        keys: K, number of key tokens.
+
+    Returns:
+        bool tensor that broadcasts to (B, heads, Q, K).
+
+    Raises:
+        ValueError: if the mask has another shape.
+    """
+    mask = attn_mask
+    if mask.dim() == 2:
+        mask = mask[:, None, None, :]
+    elif mask.dim() == 3:
+        mask = mask[:, None]
+    fits = mask.dim() == 4
+    if fits:
+        fits = (
+            (mask.shape[0] == batch or mask.shape[0] == 1)
+            and (mask.shape[1] == heads or mask.shape[1] == 1)
+            and (mask.shape[2] == queries or attn_mask.dim() == 2)
+            and mask.shape[3] == keys
+        )
+    if not fits:
+        raise ValueError(
+            f"attn_mask has shape {list(attn_mask.shape)}, but this attention takes (B, K) = {[batch, keys]}, "
+            f"(B, Q, K) = {[batch, queries, keys]}, (B, 1, Q, K) = {[batch, 1, queries, keys]} "
+            f"or (B, heads, Q, K) = {[batch, heads, queries, keys]}."
+        )
+    return mask != 0
+
+
+def lower_triangle(queries: int, keys: int, device: Optional[torch.device] = None) -> torch.Tensor:
+    """Causal mask: bool tensor (1, 1, queries, keys), True where key position <= query position."""
+    return torch.ones(queries, keys, dtype=torch.bool, device=device).tril()[None, None]
+
+
+def fused_attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    mask: Optional[torch.Tensor],
+    causal: bool,
+    scale: float,
+    dropout_p: float,
+) -> torch.Tensor:
+    """
+    Attention by torch's fused kernel, which never forms the attention matrix where it can avoid it.
+
+    Args:
+        q: queries (B, heads, Q, D).
+        k: keys (B, heads, K, D).
+        v: values (B, heads, K, D).
+        mask: bool, broadcastable to (B, heads, Q, K), or None. A query without any key gets zeros.
+        causal: whether query i attends to keys 0 to i only.
+        scale: factor of the logits.
+        dropout_p: probability with which an attention weight is dropped.
+
+    Returns:
+        (B, heads, Q, D)
+    """
+    if mask is None:
+        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout_p, is_causal=causal, scale=scale)
+    # kernels and exporters disagree about rows without a key: let them attend to everything, then clear the result
+    dead = ~mask.any(dim=-1, keepdim=True)
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask | dead, dropout_p=dropout_p, scale=scale)
+    return out.masked_fill(dead, 0.0)
+
+
+def attention_weights(logits: torch.Tensor, mask: Optional[torch.Tensor]) -> torch.Tensor:
+    """
+    Softmax of attention logits over the keys that the mask allows.
+
+    Args:
+        logits: (B, heads, Q, K).
+        mask: bool, broadcastable to the logits, or None. A query without any key gets zeros.
+    """
+    if mask is None:
+        return logits.softmax(dim=-1)
+    dead = ~mask.any(dim=-1, keepdim=True)
+    return logits.masked_fill(~(mask | dead), float("-inf")).softmax(dim=-1).masked_fill(dead, 0.0)
+
+
+class AttentionBlock(SafeLoading):
+    """
+    The core that the public attention blocks share: what they check, register and compute after their own linears.
+
+    Scaled dot-product attention with several heads, see "Vaswani et al., Attention Is All You Need
+    <https://arxiv.org/abs/1706.03762>". The fused kernel does the work unless the attention matrix itself is asked for.
+
+    The arguments are those of :class:`~monai.networks.blocks.selfattention.SABlock`, with ``use_proj_attn`` decided. A
+    subclass makes the linears of q, k and v, and hands their results to :meth:`attend`.
+
+    Raises:
+        ValueError: if an argument is out of range, if two arguments exclude each other, or if the width of the
+            attention differs from the width of its input and there is no projection between them.
+    """
+
+    __constants__ = ["fused_rel_pos"]
+
+    def __init__(
+        self,
+        hidden_size: int,
+        num_heads: int,
+        dropout_rate: float,
+        save_attn: bool,
+        dim_head: int | None,
+        hidden_input_size: int | None,
+        causal: bool,
+        sequence_length: int | None,
+        rel_pos_embedding: str | None,
+        input_size: tuple | None,
+        attention_dtype: torch.dtype | None,
+        use_flash_attention: bool,
+        use_proj_attn: bool,
+    ) -> None:
+        super().__init__()
+        check_sizes(hidden_size, num_heads, dropout_rate, dim_head)
+        if causal and sequence_length is None:
+            raise ValueError("causal attention needs sequence_length, the number of tokens it is built for.")
+        if use_flash_attention and save_attn:
+            raise ValueError(
+                "save_attn=True needs the attention matrix, which use_flash_attention=True never builds: drop one."
+            )
+        if use_flash_attention and rel_pos_embedding is not None:
+            raise ValueError(
+                f"rel_pos_embedding={rel_pos_embedding!r} excludes use_flash_attention=True; leave the flag out: "
+                "the fused kernel is used all the same."
+            )
+
+        self.num_heads = num_heads
+        self.head_dim = dim_head if dim_head else hidden_size // num_heads
+        self.inner_dim = self.head_dim * num_heads
+        self.hidden_input_size = hidden_input_size if hidden_input_size else hidden_size
+        self.scale = self.head_dim**-0.5
+        self.dropout_rate = dropout_rate
+        self.save_attn = save_attn
+        self.attention_dtype = attention_dtype
+        self.causal = causal
+        self.sequence_length = sequence_length
+        self.input_size = input_size
+        self.use_flash_attention = use_flash_attention
+        self.use_proj_attn = use_proj_attn
+
+        if not use_proj_attn and self.inner_dim != self.hidden_input_size:
+            raise ValueError(
+                f"without an output projection the attention's width, {self.inner_dim} in all heads, must equal its "
+                f"input's width {self.hidden_input_size}: pass use_proj_attn=True or change dim_head."
+            )
+        self.out_proj: nn.Linear | nn.Identity
+        self.out_proj = nn.Linear(self.inner_dim, self.hidden_input_size) if use_proj_attn else nn.Identity()
+        self.drop_output = nn.Dropout(dropout_rate)
+        self.drop_weights = nn.Dropout(dropout_rate)
+        self.att_mat = torch.Tensor()
+
+        # the fused kernel applies causality itself: only the explicit path reads a mask
+        mask = torch.empty(1, 1, 0, 0, dtype=torch.bool)
+        if causal and save_attn and sequence_length is not None:
+            mask = lower_triangle(sequence_length, sequence_length)
+        self.causal_mask: torch.Tensor
+        self.register_buffer("causal_mask", mask, persistent=False)
+
+        self.rel_positional_embedding = None
+        if rel_pos_embedding is not None:
+            self.rel_positional_embedding = get_rel_pos_embedding_layer(
+                rel_pos_embedding, input_size, self.head_dim, num_heads
+            )
+        # an embedding of the user's own only knows how to change a matrix of logits
+        self.fused_rel_pos = isinstance(self.rel_positional_embedding, DecomposedRelativePosEmbedding)
+
+    def adapt_state_dict(self, state_dict: dict[str, torch.Tensor], prefix: str) -> None:
+        """Drop the causal mask that older releases saved: it follows from the arguments. Changes ``state_dict``."""
+        state_dict.pop(prefix + "causal_mask", None)
+
+    def split_heads(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, N, heads x D) to (B, heads, N, D)."""
+        return x.reshape(x.shape[0], x.shape[1], self.num_heads, self.head_dim).transpose(1, 2)
+
+    def attend(
+        self, x: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, attn_mask: Optional[torch.Tensor]
+    ) -> torch.Tensor:
+        """
+        Everything that follows the linears of q, k and v.
+
+        Args:
+            x: the block's input, (B, Q, C).
+            q: queries, (B, heads, Q, D).
+            k: keys, (B, heads, K, D).
+            v: values, (B, heads, K, D).
+            attn_mask: see :func:`resolve_mask`.
+
+        Returns:
+            (B, Q, C)
+
+        Raises:
+            ValueError: if the mask has a shape that does not fit, or comes with causal attention.
+        """
+        mask: Optional[torch.Tensor] = None
+        if attn_mask is not None:
+            if self.causal:
+                raise ValueError("Causal attention does not support attention masks.")
+            mask = resolve_mask(attn_mask, q.shape[0], self.num_heads, q.shape[2], k.shape[2])
+
+        dtype = v.dtype
+        if self.attention_dtype is None:
+            out = self._kernel(x, q, k, v, mask)
+        else:
+            q, k, v = q.to(self.attention_dtype), k.to(self.attention_dtype), v.to(self.attention_dtype)
+            if torch.jit.is_scripting():
+                out = self._kernel(x, q, k, v, mask)
+            else:
+                with torch.autocast(q.device.type, enabled=False):  # which would cast them down again
+                    out = self._kernel(x, q, k, v, mask)
+            out = out.to(dtype)
+        out = out.transpose(1, 2).reshape(x.shape[0], x.shape[1], self.inner_dim)
+        return self.drop_output(self.out_proj(out))
+
+    def _kernel(
+        self, x: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: Optional[torch.Tensor]
+    ) -> torch.Tensor:
+        """The one place that chooses a path: explicit where the matrix is wanted, else fused."""
+        if self.save_attn or (self.rel_positional_embedding is not None and not self.fused_rel_pos):
+            return self._explicit(x, q, k, v, mask)
+        dropout_p = float(self.drop_weights.p) if self.drop_weights.training else 0.0
+        if self.fused_rel_pos:
+            return self._fused_with_rel_pos(q, k, v, mask, dropout_p)
+        return fused_attention(q, k, v, mask, self.causal, self.scale, dropout_p)
+
+    def _fused_with_rel_pos(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: Optional[torch.Tensor], dropout_p: float
+    ) -> torch.Tensor:
+        """The per-axis terms ride along as channels of q that one-hot channels of k pick out, inside one kernel."""
+        rel_pos = self.rel_positional_embedding
+        if rel_pos is None:  # for TorchScript, which has to see that it is there
+            return fused_attention(q, k, v, mask, self.causal, self.scale, dropout_p)
+        wide_q, wide_k = rel_pos.extend(q, k, self.scale)
+        # the kernels want one width for q, k and v
+        wide_v = F.pad(v, (0, wide_q.shape[-1] - v.shape[-1]))
+        return fused_attention(wide_q, wide_k, wide_v, mask, self.causal, 1.0, dropout_p)[..., : v.shape[-1]]
+
+    def _explicit(
+        self, x: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: Optional[torch.Tensor]
+    ) -> torch.Tensor:
+        """Attention through its matrix, for those who want to see it or add to it."""
+        logits = torch.matmul(q * self.scale, k.transpose(-2, -1))
+        if self.rel_positional_embedding is not None:
+            logits = self.rel_positional_embedding(x, logits, q)
+        if self.causal:
+            mask = self._causal_mask(q.shape[2], k.shape[2], q.device)
+        weights = attention_weights(logits, mask)
+        if self.save_attn:
+            self.att_mat = weights.detach()
+        return torch.matmul(self.drop_weights(weights).to(v.dtype), v)
+
+    def _causal_mask(self, queries: int, keys: int, device: torch.device) -> torch.Tensor:
+        if queries <= self.causal_mask.shape[2] and keys <= self.causal_mask.shape[3]:
+            return self.causal_mask[:, :, :queries, :keys]
+        return lower_triangle(queries, keys, device)

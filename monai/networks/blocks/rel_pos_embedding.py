@@ -1,0 +1,156 @@
+# Copyright (c) MONAI Consortium
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from monai.networks.blocks.attention_utils import add_decomposed_rel_pos, axis_terms
+
+__all__ = ["DecomposedRelativePosEmbedding"]
+
+
+class DecomposedRelativePosEmbedding(nn.Module):
+    """
+    Relative positions of tokens on a grid, one table of embeddings an axis (MViTv2, https://arxiv.org/abs/2112.01526).
+
+    The keys may lie on another grid than the queries: the one given, or else the queries' grid scaled alike along all
+    axes to the number of keys. Keys that fit no such grid (words, say) have no position and get no term.
+
+    Args:
+        s_input_dims: grid of the queries, (H, W) or (H, W, D).
+        c_dim: width of one attention head.
+        num_heads: number of attention heads.
+        s_context_dims: grid of the keys, with as many axes. Defaults to the queries' grid, scaled where needed.
+
+    Raises:
+        ValueError: if a grid does not have two or three axes, or the grids differ in their number.
+    """
+
+    def __init__(
+        self,
+        s_input_dims: tuple[int, int] | tuple[int, int, int],
+        c_dim: int,
+        num_heads: int,
+        s_context_dims: tuple[int, int] | tuple[int, int, int] | None = None,
+    ) -> None:
+        super().__init__()
+        if not isinstance(s_input_dims, Iterable) or len(tuple(s_input_dims)) not in (2, 3):
+            raise ValueError(f"s_input_dims should be (H, W) or (H, W, D), got {s_input_dims}.")
+        if s_context_dims is not None and len(tuple(s_context_dims)) != len(tuple(s_input_dims)):
+            raise ValueError(
+                f"s_context_dims {s_context_dims} should have as many axes as s_input_dims {s_input_dims}."
+            )
+        self.s_input_dims = tuple(int(size) for size in s_input_dims)
+        self.fixed_context = s_context_dims is not None
+        self.s_context_dims = tuple(int(size) for size in s_context_dims or s_input_dims)
+        self.c_dim = c_dim
+        self.num_heads = num_heads
+        self.queries = math.prod(self.s_input_dims)
+        self.rel_pos_arr = nn.ParameterList(torch.zeros(2 * size - 1, c_dim) for size in self.s_input_dims)
+
+    def forward(self, x: torch.Tensor, att_mat: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
+        """
+        Add the positional terms to a matrix of logits.
+
+        Args:
+            x: the block's input; not used.
+            att_mat: logits (B, heads, Q, K).
+            q: unscaled queries (B, heads, Q, D).
+
+        Returns:
+            (B, heads, Q, K)
+
+        Raises:
+            ValueError: if the number of queries is not that of the grid.
+        """
+        k_size = self._key_grid(q.shape[2], att_mat.shape[3])
+        if len(k_size) == 0:
+            return att_mat
+        tables = list(self.rel_pos_arr)
+        flat = add_decomposed_rel_pos(att_mat.flatten(0, 1), q.flatten(0, 1), tables, self._query_grid(), k_size)
+        return flat.reshape(att_mat.shape)
+
+    def extend(self, q: torch.Tensor, k: torch.Tensor, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        Widen q and k so that their dot product holds the scaled logits and the positional terms at once: q by its
+        terms for every coordinate of every axis, k by its coordinates as one-hot vectors.
+
+        Args:
+            q: queries (B, heads, Q, D).
+            k: keys (B, heads, K, D).
+            scale: factor of the logits without positions.
+
+        Returns:
+            (B, heads, Q, D + W) and (B, heads, K, D + W), where W is the sum of the key grid's sizes.
+
+        Raises:
+            ValueError: if the number of queries is not that of the grid.
+        """
+        k_size = self._key_grid(q.shape[2], k.shape[2])
+        if len(k_size) == 0:
+            return q * scale, k
+        tables = list(self.rel_pos_arr)
+        terms = torch.cat(axis_terms(q.flatten(0, 1), tables, self._query_grid(), k_size), dim=-1)
+        coordinates = self._one_hot(k_size, k).expand(k.shape[0], k.shape[1], -1, -1)
+        return (
+            torch.cat([q * scale, terms.reshape(q.shape[0], q.shape[1], q.shape[2], terms.shape[-1])], dim=-1),
+            torch.cat([k, coordinates], dim=-1),
+        )
+
+    def _query_grid(self) -> list[int]:
+        return list(self.s_input_dims)
+
+    def _key_grid(self, queries: int, keys: int) -> list[int]:
+        """Grid of the keys; empty where they lie on none."""
+        if queries != self.queries:
+            raise ValueError(
+                f"{queries} query tokens do not fill the grid {self.s_input_dims} of the relative position embedding: "
+                "build the block with the input_size of its input."
+            )
+        grid = list(self.s_context_dims)
+        if keys != self.queries and not self.fixed_context:
+            grid = self._scaled_grid(keys)
+        tokens = 1
+        for size in grid:
+            tokens *= size
+        if tokens == keys:
+            return grid
+        if self.fixed_context:
+            raise ValueError(f"{keys} context tokens do not fill the grid s_context_dims={self.s_context_dims}.")
+        warnings.warn("The context tokens fit no grid like the queries': they get no relative position.", stacklevel=2)
+        off_grid: list[int] = []
+        return off_grid
+
+    def _scaled_grid(self, keys: int) -> list[int]:
+        axes = sum([1 if size > 1 else 0 for size in self.s_input_dims])
+        ratio = (keys / self.queries) ** (1.0 / max(axes, 1))
+        return [int(round(size * ratio)) if size > 1 else 1 for size in self.s_input_dims]
+
+    def _one_hot(self, size: list[int], like: torch.Tensor) -> torch.Tensor:
+        """Coordinates of the tokens of a grid, one one-hot vector an axis: (tokens, sum of the sizes)."""
+        inner = 1
+        for length in size:
+            inner *= length
+        parts: list[torch.Tensor] = []
+        outer = 1
+        for length in size:
+            inner = inner // length
+            axis = torch.eye(length, dtype=like.dtype, device=like.device).repeat_interleave(inner, dim=0)
+            parts.append(axis.repeat(outer, 1))
+            outer *= length
+        return torch.cat(parts, dim=-1)

@@ -1,0 +1,176 @@
+# Copyright (c) MONAI Consortium
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Optional
+
+import torch
+import torch.nn as nn
+
+from monai.networks.blocks.attention import AttentionOptions, check_sizes
+from monai.networks.blocks.attention_loading import SafeLoading
+from monai.networks.blocks.crossattention import CrossAttentionBlock
+from monai.networks.blocks.mlp import MLPBlock
+from monai.networks.blocks.selfattention import SABlock
+
+__all__ = ["TransformerBlock", "transformer_stack"]
+
+
+class TransformerBlock(SafeLoading):
+    """
+    Pre-norm transformer layer: self attention, cross attention on request, and a feed-forward network, each with a
+    residual connection, as in "Dosovitskiy et al., An Image is Worth 16x16 Words <https://arxiv.org/abs/2010.11929>".
+
+    Args:
+        hidden_size: width C of the tokens.
+        mlp_dim: width of the feed-forward network's hidden layer.
+        num_heads: number of attention heads.
+        dropout_rate: fraction of attention weights and of outputs dropped in training. Defaults to 0.0.
+        qkv_bias: whether the linears of q, k and v have a bias. Defaults to False.
+        save_attn: whether both attentions keep their last matrix in ``att_mat``. Defaults to False.
+        causal: whether self attention looks at earlier tokens only. Defaults to False.
+        sequence_length: number of tokens, required where ``causal`` is True.
+        with_cross_attention: whether the block attends to a context. Without it the block owns no weight of a cross
+            attention: ``cross_attn`` and ``norm_cross_attn`` are identities. Defaults to False.
+        use_flash_attention: accepted and checked; the fused kernel is used either way. Defaults to False.
+        include_fc: whether self attention has an output projection, where ``use_proj_attn`` is None. Defaults to True.
+        use_combined_linear: whether self attention computes q, k and v with one linear. Defaults to True.
+        use_proj_attn: whether self and cross attention have an output projection. None (the default) leaves the choice
+            to ``include_fc`` for self attention and means True for cross attention.
+
+    Raises:
+        ValueError: if ``dropout_rate`` is outside of [0, 1], ``hidden_size`` is not divisible by ``num_heads``,
+            ``sequence_length`` is missing, or ``use_flash_attention`` comes with ``save_attn``.
+        TypeError: if ``use_proj_attn`` is neither a bool nor None.
+    """
+
+    # a constant, so that TorchScript does not compile the cross attention of a block that has none
+    __constants__ = ["with_cross_attention"]
+
+    def __init__(
+        self,
+        hidden_size: int,
+        mlp_dim: int,
+        num_heads: int,
+        dropout_rate: float = 0.0,
+        qkv_bias: bool = False,
+        save_attn: bool = False,
+        causal: bool = False,
+        sequence_length: int | None = None,
+        with_cross_attention: bool = False,
+        use_flash_attention: bool = False,
+        include_fc: bool = True,
+        use_combined_linear: bool = True,
+        use_proj_attn: bool | None = None,
+    ) -> None:
+        super().__init__()
+        check_sizes(hidden_size, num_heads, dropout_rate)
+        self.with_cross_attention = with_cross_attention
+        self.mlp = MLPBlock(hidden_size, mlp_dim, dropout_rate)
+        self.norm1 = nn.LayerNorm(hidden_size)
+        self.attn = SABlock(
+            hidden_size,
+            num_heads,
+            dropout_rate,
+            qkv_bias=qkv_bias,
+            save_attn=save_attn,
+            causal=causal,
+            sequence_length=sequence_length,
+            include_fc=include_fc,
+            use_combined_linear=use_combined_linear,
+            use_flash_attention=use_flash_attention,
+            use_proj_attn=use_proj_attn,
+        )
+        self.norm2 = nn.LayerNorm(hidden_size)
+        self.norm_cross_attn: nn.LayerNorm | nn.Identity = nn.Identity()
+        self.cross_attn: CrossAttentionBlock | nn.Identity = nn.Identity()
+        if with_cross_attention:
+            self.norm_cross_attn = nn.LayerNorm(hidden_size)
+            self.cross_attn = CrossAttentionBlock(
+                hidden_size,
+                num_heads,
+                dropout_rate,
+                qkv_bias=qkv_bias,
+                save_attn=save_attn,
+                use_flash_attention=use_flash_attention,
+                use_proj_attn=use_proj_attn,
+            )
+
+    def adapt_state_dict(self, state_dict: dict[str, torch.Tensor], prefix: str) -> None:
+        """
+        Bring the keys of older blocks to this block's. Changes ``state_dict``.
+
+        GenerativeModels called the feed-forward norm ``norm3`` and the cross attention's ``norm2``; MONAI 1.4 to 1.6
+        wrote weights of a cross attention that the block never used.
+
+        Raises:
+            RuntimeError: if the checkpoint uses a cross attention and this block has none.
+        """
+        if prefix + "norm3.weight" in state_dict:
+            used = any(key.startswith(prefix + "cross_attn.") for key in state_dict)
+            if used and not self.with_cross_attention:
+                raise RuntimeError(
+                    f"{prefix}cross_attn.*: the checkpoint attends to a context, this block does not: build it with "
+                    "with_cross_attention=True."
+                )
+            _rename(state_dict, prefix + "norm2.", prefix + "norm_cross_attn.")
+            _rename(state_dict, prefix + "norm3.", prefix + "norm2.")
+        if not self.with_cross_attention:
+            stale = (prefix + "cross_attn.", prefix + "norm_cross_attn.")
+            for key in [key for key in state_dict if key.startswith(stale)]:
+                del state_dict[key]
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        context: Optional[torch.Tensor] = None,
+        attn_mask: Optional[torch.Tensor] = None,
+        context_mask: Optional[torch.Tensor] = None,
+    ) -> torch.Tensor:
+        """
+        Args:
+            x: tokens, (B, N, C).
+            context: tokens that cross attention attends to, (B, K, C); by default ``x`` itself.
+            attn_mask: mask of self attention, see :class:`SABlock`.
+            context_mask: mask of cross attention over the context, see :class:`CrossAttentionBlock`.
+
+        Returns:
+            (B, N, C)
+        """
+        x = x + self.attn(self.norm1(x), attn_mask=attn_mask)
+        if self.with_cross_attention:
+            x = x + self.cross_attn(self.norm_cross_attn(x), context=context, attn_mask=context_mask)
+        return x + self.mlp(self.norm2(x))
+
+
+def transformer_stack(
+    num_layers: int, hidden_size: int, mlp_dim: int, num_heads: int, options: AttentionOptions, **kwargs
+) -> list[TransformerBlock]:
+    """
+    Build equal transformer blocks that share their attention options.
+
+    Args:
+        num_layers: number of blocks.
+        hidden_size: width of the tokens.
+        mlp_dim: width of the feed-forward networks.
+        num_heads: number of attention heads.
+        options: attention options of every block.
+        kwargs: further arguments of :class:`TransformerBlock`.
+    """
+    return [TransformerBlock(hidden_size, mlp_dim, num_heads, **asdict(options), **kwargs) for _ in range(num_layers)]
+
+
+def _rename(state_dict: dict[str, torch.Tensor], old: str, new: str) -> None:
+    for key in [key for key in state_dict if key.startswith(old)]:
+        state_dict[new + key[len(old) :]] = state_dict.pop(key)

@@ -1,0 +1,231 @@
+# Copyright (c) MONAI Consortium
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+from __future__ import annotations
+
+import io
+import unittest
+from contextlib import redirect_stdout
+
+import torch
+import torch.nn as nn
+from parameterized import parameterized
+
+from monai.networks.blocks import SABlock, SpatialAttentionBlock, TransformerBlock
+from monai.networks.blocks.attention_loading import OldCheckpoints
+from tests.release import max_difference, release_run
+
+torch.set_num_threads(1)
+SIZES = {"hidden_size": 24, "mlp_dim": 32, "num_heads": 4}
+RELEASE = "monai.networks.blocks.TransformerBlock"
+# options that a checkpoint of the release may have been written with
+RELEASE_CASES = [
+    {},
+    {"qkv_bias": True, "use_combined_linear": False},
+    {"include_fc": False},
+    {"causal": True, "sequence_length": 6},
+    {"with_cross_attention": True},
+    {"with_cross_attention": True, "causal": True, "sequence_length": 6},
+]
+
+
+class Net(OldCheckpoints):
+    """A network with blocks at some depth, beside a layer of its own."""
+
+    def __init__(self, **kwargs):
+        super().__init__()
+        self.head = nn.Linear(24, 24)
+        self.body = nn.Sequential(nn.ModuleDict({"first": TransformerBlock(**{**SIZES, **kwargs})}))
+        self.spatial = SpatialAttentionBlock(1, 24, norm_num_groups=4)
+
+    def forward(self, x):
+        x = self.body[0]["first"](self.head(x))
+        return self.spatial(x.transpose(1, 2))
+
+
+def randomized(net: nn.Module, seed: int = 0) -> nn.Module:
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
+    return net.eval()
+
+
+def tokens(batch: int = 2) -> torch.Tensor:
+    return torch.randn(batch, 6, 24, generator=torch.Generator().manual_seed(1))
+
+
+def weights(net: nn.Module) -> dict[str, torch.Tensor]:
+    return {key: value.clone() for key, value in net.state_dict().items()}
+
+
+class TestCheckpointsOfTheRelease(unittest.TestCase):
+    @parameterized.expand([(case,) for case in RELEASE_CASES])
+    def test_strict_load_gives_the_same_outputs(self, kwargs):
+        """Saved causal masks and unused norms of the cross attention included."""
+        kwargs = {**SIZES, **kwargs}
+        state = release_run(RELEASE, kwargs, seed=3, call=None)
+        state = {k: v if k.endswith("mask") else torch.randn_like(v) * 0.3 for k, v in state.items()}
+        expected = release_run(RELEASE, kwargs, (tokens(),), state=state, fill=False)
+        before = dict(state)
+        net = TransformerBlock(**kwargs).eval()
+        net.load_state_dict(state)
+        self.assertLessEqual(max_difference(net(tokens()), expected), 1e-5)
+        self.assertEqual(list(state), list(before))
+
+    def test_the_release_saves_masks(self):
+        """Otherwise the test above would not cover them."""
+        state = release_run(RELEASE, {**SIZES, "causal": True, "sequence_length": 6}, call=None)
+        self.assertEqual(state["attn.causal_mask"].shape, (1, 1, 6, 6))
+
+    def test_stale_keys_of_older_releases(self):
+        """MONAI 1.4 and 1.5 wrote a cross attention that was never used; 1.2 and 1.3 not even its norm."""
+        net, source = Net(), randomized(Net())
+        state = source.state_dict()
+        prefix = "body.0.first."
+        stale = {f"{prefix}cross_attn.to_{name}.weight": torch.ones(24, 24) for name in "qkv"}
+        norm = {f"{prefix}norm_cross_attn.{name}": torch.zeros(24) for name in ("weight", "bias")}
+        for extra in (stale, norm, {**stale, **norm}, {f"{prefix}attn.causal_mask": torch.ones(1, 1, 9, 9)}):
+            randomized(net, 9)
+            outer = nn.ModuleDict({"deep": nn.Sequential(net)})
+            outer.load_state_dict({f"deep.0.{key}": value for key, value in {**state, **extra}.items()})
+            self.assertEqual(max_difference(net.eval()(tokens()), source(tokens())), 0.0)
+
+    def test_norms_of_generative_models(self):
+        source = randomized(TransformerBlock(**SIZES, with_cross_attention=True))
+        old = {
+            key.replace("norm2", "norm3").replace("norm_cross_attn", "norm2"): value
+            for key, value in source.state_dict().items()
+        }
+        net = TransformerBlock(**SIZES, with_cross_attention=True).eval()
+        net.load_state_dict(old)
+        self.assertEqual(max_difference(net(tokens()), source(tokens())), 0.0)
+        plain = TransformerBlock(**SIZES)
+        before = weights(plain)
+        with self.assertRaisesRegex(RuntimeError, "with_cross_attention=True"):
+            plain.load_state_dict(old)
+        self.assertEqual(max_difference(list(weights(plain).values()), list(before.values())), 0.0)
+
+
+class TestLinears(unittest.TestCase):
+    @parameterized.expand([(combined, bias) for combined in (True, False) for bias in (True, False)])
+    def test_combined_and_separate_load_into_one_another(self, combined, bias):
+        kwargs = {"hidden_size": 24, "num_heads": 4, "qkv_bias": bias, "dim_head": 5}
+        source = randomized(SABlock(**kwargs, use_combined_linear=combined)).double()
+        net = SABlock(**kwargs, use_combined_linear=not combined).double().eval()
+        state = source.state_dict()
+        keys = list(state)
+        net.load_state_dict(state)
+        torch.testing.assert_close(net(tokens().double()), source(tokens().double()), atol=1e-12, rtol=0)
+        back = SABlock(**kwargs, use_combined_linear=combined).double()
+        back.load_state_dict(net.state_dict())
+        for key, value in source.state_dict().items():
+            self.assertTrue(torch.equal(back.state_dict()[key], value), key)
+        self.assertEqual(list(state), keys)
+
+    def test_halves_are_not_guessed(self):
+        state = SABlock(24, 4, use_combined_linear=False).state_dict()
+        del state["to_k.weight"]
+        with self.assertRaisesRegex(RuntimeError, r"Missing.*qkv\.weight[\s\S]*Unexpected.*to_q\.weight"):
+            SABlock(24, 4).load_state_dict(state)
+
+
+class TestRefusals(unittest.TestCase):
+    def refused(self, net: nn.Module, state: dict, pattern: str, strict: bool = True) -> None:
+        before, keys = weights(net), list(state)
+        with self.assertRaisesRegex(RuntimeError, pattern):
+            net.load_state_dict(state, strict=strict)
+        for key, value in net.state_dict().items():
+            self.assertTrue(torch.equal(value, before[key]), f"{key} was changed")
+        self.assertEqual(list(state), keys)
+
+    def test_missing_key(self):
+        state = randomized(Net()).state_dict()
+        del state["spatial.norm.bias"]
+        self.refused(Net(), state, r"Net, which is left unchanged[\s\S]*Missing.*spatial\.norm\.bias")
+
+    def test_unexpected_key(self):
+        state = {**randomized(Net()).state_dict(), "body.0.first.attn.to_z.weight": torch.ones(1)}
+        self.refused(Net(), state, r"Unexpected.*to_z")
+
+    @parameterized.expand([(True,), (False,)])
+    def test_another_shape(self, strict):
+        state = {**randomized(Net()).state_dict(), "spatial.attn.out_proj.bias": torch.ones(25)}
+        self.refused(Net(), state, r"size mismatch for spatial\.attn\.out_proj\.bias: \[25\].*\[24\]", strict)
+
+    def test_projection(self):
+        with_projection, without = randomized(SABlock(24, 4)), randomized(SABlock(24, 4, use_proj_attn=False))
+        self.refused(without, with_projection.state_dict(), "use_proj_attn=True")
+        self.refused(with_projection, without.state_dict(), "use_proj_attn=False")
+
+    def test_a_wrapper_instead_of_a_state_dict(self):
+        net = randomized(Net())
+        self.refused(Net(), {"head.weight": {"nested": 1}}, "head.weight is a dict")
+        self.refused(Net(), {"state_dict": net.state_dict()}, "Missing")
+
+    def test_partial_load(self):
+        source, net = randomized(Net()), randomized(Net(), 5)
+        state = source.state_dict()
+        del state["head.weight"]
+        result = net.load_state_dict({**state, "other": torch.ones(1)}, strict=False)
+        self.assertEqual((result.missing_keys, result.unexpected_keys), (["head.weight"], ["other"]))
+        self.assertTrue(torch.equal(net.spatial.norm.bias, source.spatial.norm.bias))
+
+    def test_submodules_that_load_in_their_own_way(self):
+        """Layers with hooks or loading code of their own keep it: nobody else knows their keys."""
+        net = Net()
+        net.extra = nn.Linear(3, 3)
+        net.extra.register_load_state_dict_pre_hook(
+            lambda module, state, prefix, *_: state.update({prefix + "weight": state.pop(prefix + "w")})
+        )
+        net.norm = nn.BatchNorm1d(3)
+        state = net.state_dict()
+        state["extra.w"] = torch.full((3, 3), 2.0)
+        del state["extra.weight"]
+        net.load_state_dict(state)
+        self.assertEqual(net.extra.weight.mean().item(), 2.0)
+
+    def test_shared_blocks(self):
+        net = nn.Sequential(Net())
+        net[0].twin = net[0].body
+        net.load_state_dict(net.state_dict())
+
+
+class TestOldCheckpoints(unittest.TestCase):
+    def test_load_old_state_dict(self):
+        source, net = randomized(Net()), Net().eval()
+        state = {**source.state_dict(), "body.0.first.cross_attn.to_q.weight": torch.ones(24, 24)}
+        keys = list(state)
+        printed = io.StringIO()
+        with redirect_stdout(printed):
+            net.load_old_state_dict(state, verbose=True)
+        self.assertIn("cross_attn.to_q", printed.getvalue())
+        self.assertEqual(list(state), keys)
+        self.assertEqual(max_difference(net(tokens()), source(tokens())), 0.0)
+        printed = io.StringIO()
+        with redirect_stdout(printed):
+            net.load_old_state_dict(source.state_dict())
+        self.assertEqual(printed.getvalue(), "")
+
+    def test_assign_and_meta(self):
+        source = randomized(Net())
+        with torch.device("meta"):
+            net = Net()
+        net.load_state_dict(source.state_dict(), assign=True)
+        for block in net.modules():
+            if isinstance(block, SABlock):  # buffers outside the state dict have to be made by hand
+                block.causal_mask = torch.empty(1, 1, 0, 0, dtype=torch.bool)
+        self.assertEqual(max_difference(net.eval()(tokens()), source(tokens())), 0.0)
+
+
+if __name__ == "__main__":
+    unittest.main()
