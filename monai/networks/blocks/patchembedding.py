@@ -1,0 +1,214 @@
+# Copyright (c) MONAI Consortium
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+from monai.networks.blocks.pos_embed_utils import build_fourier_position_embedding, build_sincos_position_embedding
+from monai.networks.layers import Conv, trunc_normal_
+from monai.utils import ensure_tuple_rep
+from monai.utils.module import look_up_option
+
+SUPPORTED_PATCH_EMBEDDING_TYPES = {"conv", "perceptron"}
+SUPPORTED_POS_EMBEDDING_TYPES = {"none", "learnable", "sincos", "fourier"}
+
+
+class FlattenPatches(nn.Module):
+    """
+    Cut an image into patches and make each of them one row, its channels innermost.
+
+    Args:
+        patch_size: size of a patch along every spatial axis; the image's must be a multiple of it.
+    """
+
+    def __init__(self, patch_size: Sequence[int]) -> None:
+        super().__init__()
+        self.patch_size = list(patch_size)
+        self.spatial_dims = len(self.patch_size)
+        end = 2 + 2 * self.spatial_dims
+        self.order = [0, *range(2, end, 2), *range(3, end, 2), 1]  # batch, grid, inside of a patch, channels
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, C, size of every axis) to (B, number of patches, volume of a patch x C)."""
+        split = [x.shape[0], x.shape[1]]
+        for size, patch in zip(x.shape[2:], self.patch_size):
+            split.append(size // patch)
+            split.append(patch)
+        return x.reshape(split).permute(self.order).flatten(1, self.spatial_dims).flatten(2)
+
+
+class PatchEmbeddingBlock(nn.Module):
+    """
+    Turn an image into tokens, one a patch, and add to each what tells its position
+    (Dosovitskiy et al., https://arxiv.org/abs/2010.11929).
+
+    Args:
+        in_channels: number of the image's channels.
+        img_size: size of the image, one number for all axes or one for each.
+        patch_size: size of a patch, likewise.
+        hidden_size: width of the tokens.
+        num_heads: number of attention heads of the network that takes the tokens; ``hidden_size`` must be its multiple.
+        proj_type: ``"conv"`` projects patches with a strided convolution, which leaves out what remains at the end of
+            an axis; ``"perceptron"`` with a linear layer. Defaults to "conv".
+        pos_embed_type: ``"learnable"``, ``"sincos"`` or ``"fourier"`` (both fixed), or ``"none"``, which is learnable
+            too but starts at zero. Defaults to "learnable".
+        dropout_rate: fraction of the tokens' elements dropped in training. Defaults to 0.0.
+        spatial_dims: number of spatial axes. Defaults to 3.
+        pos_embed_kwargs: options of the position embedding: ``temperature`` for sincos, ``scales`` for fourier.
+
+    Raises:
+        ValueError: if ``dropout_rate`` is outside of [0, 1], ``hidden_size`` is not divisible by ``num_heads``, a patch
+            is larger than the image or, with "perceptron", does not divide it, or a type is not one of those above.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        img_size: Sequence[int] | int,
+        patch_size: Sequence[int] | int,
+        hidden_size: int,
+        num_heads: int,
+        proj_type: str = "conv",
+        pos_embed_type: str = "learnable",
+        dropout_rate: float = 0.0,
+        spatial_dims: int = 3,
+        pos_embed_kwargs: dict | None = None,
+    ) -> None:
+        super().__init__()
+        if not (0 <= dropout_rate <= 1):
+            raise ValueError(f"dropout_rate should be between 0 and 1, got {dropout_rate}.")
+        if hidden_size % num_heads != 0:
+            raise ValueError(f"hidden_size {hidden_size} should be divisible by num_heads {num_heads}.")
+        self.proj_type: str = look_up_option(proj_type, SUPPORTED_PATCH_EMBEDDING_TYPES)
+        self.pos_embed_type: str = look_up_option(pos_embed_type, SUPPORTED_POS_EMBEDDING_TYPES)
+
+        self.img_size = list(ensure_tuple_rep(img_size, spatial_dims))
+        self.patch_size = list(ensure_tuple_rep(patch_size, spatial_dims))
+        self.grid_size = [size // patch for size, patch in zip(self.img_size, self.patch_size)]
+        if 0 in self.grid_size:
+            raise ValueError(f"patch_size {self.patch_size} should not be larger than img_size {self.img_size}.")
+        if self.proj_type == "perceptron" and any(s % p for s, p in zip(self.img_size, self.patch_size)):
+            raise ValueError(
+                f"img_size {self.img_size} should be divisible by patch_size {self.patch_size} for proj_type "
+                "'perceptron': change one of them or take 'conv'."
+            )
+        self.n_patches = math.prod(self.grid_size)
+        self.patch_dim = in_channels * math.prod(self.patch_size)
+
+        self.patch_embeddings: nn.Module
+        if self.proj_type == "conv":
+            self.patch_embeddings = Conv[Conv.CONV, spatial_dims](
+                in_channels, hidden_size, kernel_size=tuple(self.patch_size), stride=tuple(self.patch_size)
+            )
+        else:
+            self.patch_embeddings = nn.Sequential(
+                FlattenPatches(self.patch_size), nn.Linear(self.patch_dim, hidden_size)
+            )
+        self.position_embeddings = self._build_position_embeddings(hidden_size, pos_embed_kwargs or {})
+        self.dropout = nn.Dropout(dropout_rate)
+        for layer in self.patch_embeddings.modules():
+            if isinstance(layer, nn.Linear):
+                trunc_normal_(layer.weight, std=0.02)
+                nn.init.zeros_(layer.bias)
+
+    def _build_position_embeddings(self, hidden_size: int, options: dict) -> nn.Parameter:
+        """(1, number of patches, hidden_size)"""
+        if self.pos_embed_type == "sincos":
+            return build_sincos_position_embedding(self.grid_size, hidden_size, len(self.grid_size), **options)
+        if self.pos_embed_type == "fourier":
+            return build_fourier_position_embedding(self.grid_size, hidden_size, len(self.grid_size), **options)
+        embeddings = nn.Parameter(torch.zeros(1, self.n_patches, hidden_size))
+        return trunc_normal_(embeddings, std=0.02) if self.pos_embed_type == "learnable" else embeddings
+
+    def _check_image(self, x: torch.Tensor) -> None:
+        fits = x.dim() == 2 + len(self.grid_size)
+        for size, patch, count in zip(x.shape[2:], self.patch_size, self.grid_size):
+            fits = fits and size // patch == count and (self.proj_type == "conv" or size % patch == 0)
+        if not fits:
+            raise ValueError(
+                f"The image has shape {list(x.shape)}, but the position embedding was built for spatial size "
+                f"{self.img_size}, a grid of {self.grid_size} patches of {self.patch_size}: resize, crop or pad the "
+                "image, or build the network with its img_size."
+            )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """
+        Args:
+            x: image, (B, in_channels, size of every axis).
+
+        Returns:
+            (B, number of patches, hidden_size)
+
+        Raises:
+            ValueError: if the image has another grid of patches than the one the position embedding was built for.
+        """
+        self._check_image(x)
+        x = self.patch_embeddings(x)
+        if self.proj_type == "conv":
+            x = x.flatten(2).transpose(1, 2)
+        return self.dropout(x + self.position_embeddings)
+
+
+class PatchEmbed(nn.Module):
+    """
+    Patch projection of the Swin transformer (Liu et al., https://arxiv.org/abs/2103.14030): an image of any size,
+    padded with zeros at the end of its axes up to whole patches, stays a grid; no position is added.
+
+    Args:
+        patch_size: size of a patch, one number for all axes or one for each. Defaults to 2.
+        in_chans: number of the image's channels. Defaults to 1.
+        embed_dim: number of channels of the result. Defaults to 48.
+        norm_layer: class of the normalization over the channels, or None. Defaults to ``nn.LayerNorm``.
+        spatial_dims: number of spatial axes, 2 or 3. Defaults to 3.
+
+    Raises:
+        ValueError: if ``spatial_dims`` is neither 2 nor 3.
+    """
+
+    def __init__(
+        self,
+        patch_size: Sequence[int] | int = 2,
+        in_chans: int = 1,
+        embed_dim: int = 48,
+        norm_layer: type[nn.LayerNorm] | None = nn.LayerNorm,
+        spatial_dims: int = 3,
+    ) -> None:
+        super().__init__()
+        if spatial_dims not in (2, 3):
+            raise ValueError(f"spatial_dims should be 2 or 3, got {spatial_dims}.")
+        self.patch_size = ensure_tuple_rep(patch_size, spatial_dims)
+        self.embed_dim = embed_dim
+        self.proj = Conv[Conv.CONV, spatial_dims](
+            in_chans, embed_dim, kernel_size=self.patch_size, stride=self.patch_size
+        )
+        self.norm = None if norm_layer is None else norm_layer(embed_dim)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, in_chans, size of every axis) to (B, embed_dim, number of patches along every axis)."""
+        x = self.proj(_pad_to_multiple(x, list(self.patch_size)))
+        if self.norm is None:
+            return x
+        grid = x.shape[2:]
+        return self.norm(x.flatten(2).transpose(1, 2)).transpose(1, 2).unflatten(2, grid)
+
+
+def _pad_to_multiple(x: torch.Tensor, patch_size: list[int]) -> torch.Tensor:
+    """Append zeros to the spatial axes of (B, C, size of every axis) until patches tile it."""
+    padding: list[int] = []
+    for size, patch in zip(x.shape[2:], patch_size):
+        padding = [0, (patch - size % patch) % patch] + padding  # F.pad begins with the last axis
+    return F.pad(x, padding) if sum(padding) > 0 else x

@@ -1,0 +1,140 @@
+# Copyright (c) MONAI Consortium
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+from typing import Optional
+
+import torch
+import torch.nn as nn
+
+from monai.networks.blocks.attention import AttentionOptions
+from monai.networks.blocks.attention_loading import OldCheckpoints
+from monai.networks.blocks.transformerblock import transformer_stack
+
+__all__ = ["DecoderOnlyTransformer"]
+
+
+class AbsolutePositionalEmbedding(nn.Module):
+    """
+    A learned vector for each position of a sequence.
+
+    Args:
+        max_seq_len: number of positions.
+        embedding_dim: width C of the vectors.
+    """
+
+    def __init__(self, max_seq_len: int, embedding_dim: int) -> None:
+        super().__init__()
+        self.max_seq_len = max_seq_len
+        self.embedding_dim = embedding_dim
+        self.embedding = nn.Embedding(max_seq_len, embedding_dim)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Any tensor (B, N) to the vectors of its positions, (B, N, C)."""
+        return self.embedding(torch.arange(x.shape[1], device=x.device)).expand(x.shape[0], -1, -1)
+
+
+class DecoderOnlyTransformer(OldCheckpoints):
+    """
+    Autoregressive transformer: predicts each token of a sequence from the ones before it and, on request, a context.
+
+    Args:
+        num_tokens: number of different tokens.
+        max_seq_len: number of tokens of the longest sequence.
+        attn_layers_dim: width of the tokens' vectors.
+        attn_layers_depth: number of transformer blocks.
+        attn_layers_heads: number of attention heads.
+        with_cross_attention: whether the blocks attend to a context. Defaults to False.
+        embedding_dropout_rate: fraction of the embedded tokens' elements dropped in training. Defaults to 0.0.
+        include_fc: whether self attention has an output projection, where ``use_proj_attn`` is None. Defaults to True.
+        use_combined_linear: whether one linear computes q, k and v of self attention. Defaults to False.
+        use_flash_attention: accepted and checked; the fused kernel is used either way. Defaults to False.
+        use_proj_attn: whether self and cross attention have an output projection. None (the default) leaves the choice
+            to ``include_fc`` for self attention and means True for cross attention.
+
+    Raises:
+        ValueError: if ``attn_layers_dim`` is not divisible by ``attn_layers_heads``.
+        TypeError: if ``use_proj_attn`` is neither a bool nor None.
+    """
+
+    def __init__(
+        self,
+        num_tokens: int,
+        max_seq_len: int,
+        attn_layers_dim: int,
+        attn_layers_depth: int,
+        attn_layers_heads: int,
+        with_cross_attention: bool = False,
+        embedding_dropout_rate: float = 0.0,
+        include_fc: bool = True,
+        use_combined_linear: bool = False,
+        use_flash_attention: bool = False,
+        use_proj_attn: bool | None = None,
+    ) -> None:
+        super().__init__()
+        self.num_tokens, self.max_seq_len = num_tokens, max_seq_len
+        self.attn_layers_depth, self.attn_layers_heads = attn_layers_depth, attn_layers_heads
+        self.attn_layers_dim = attn_layers_dim
+        self.with_cross_attention = with_cross_attention
+
+        self.token_embeddings = nn.Embedding(num_tokens, attn_layers_dim)
+        self.position_embeddings = AbsolutePositionalEmbedding(max_seq_len, attn_layers_dim)
+        self.embedding_dropout = nn.Dropout(embedding_dropout_rate)
+        options = AttentionOptions(
+            include_fc=include_fc,
+            use_combined_linear=use_combined_linear,
+            use_flash_attention=use_flash_attention,
+            use_proj_attn=use_proj_attn,
+        )
+        blocks = transformer_stack(
+            attn_layers_depth,
+            attn_layers_dim,
+            4 * attn_layers_dim,
+            attn_layers_heads,
+            options,
+            causal=True,
+            sequence_length=max_seq_len,
+            with_cross_attention=with_cross_attention,
+        )
+        self.blocks = nn.ModuleList(blocks)
+        self.to_logits = nn.Linear(attn_layers_dim, num_tokens)
+
+    def forward(
+        self, x: torch.Tensor, context: Optional[torch.Tensor] = None, context_mask: Optional[torch.Tensor] = None
+    ) -> torch.Tensor:
+        """
+        Args:
+            x: tokens, (B, N), integers below ``num_tokens``.
+            context: vectors that cross attention attends to, (B, K, attn_layers_dim).
+            context_mask: nonzero where a vector of the context may be attended to: (B, K), (B, N, K) or
+                (B, 1 or heads, N, K).
+
+        Returns:
+            logits of the token that follows each token, (B, N, num_tokens)
+
+        Raises:
+            ValueError: if there are more tokens than ``max_seq_len``, or the mask has another shape.
+        """
+        # a compiler would turn the check into a bound on a dynamic sequence length
+        if torch.jit.is_scripting() or not torch.compiler.is_compiling():
+            self._check_length(x.shape[1])
+        x = self.embedding_dropout(self.token_embeddings(x) + self.position_embeddings(x))
+        for block in self.blocks:
+            x = block(x, context=context, context_mask=context_mask)
+        return self.to_logits(x)
+
+    def _check_length(self, length: int) -> None:
+        if length > self.max_seq_len:
+            raise ValueError(
+                f"The sequence has {length} tokens, more than max_seq_len={self.max_seq_len}: cut it or build the "
+                "network with a larger max_seq_len."
+            )
