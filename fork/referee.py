@@ -41,7 +41,8 @@ def release_environment() -> dict[str, str]:
     Raises:
         ForkError: if the release cannot be had.
     """
-    return {**os.environ, "PYTHONPATH": str(pristine()), "OMP_NUM_THREADS": "1"}
+    path = os.pathsep.join([str(pristine()), os.environ.get("PYTHONPATH", "")])
+    return {**os.environ, "PYTHONPATH": path.rstrip(os.pathsep), "OMP_NUM_THREADS": "1"}
 
 
 class Referee:
