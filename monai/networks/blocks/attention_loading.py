@@ -20,6 +20,12 @@ import torch.nn as nn
 
 __all__ = ["OldCheckpoints", "SafeLoading"]
 
+WITHOUT_PROJECTION = "That network's attention had no output projection: build this one with use_proj_attn=False."
+WITH_PROJECTION = (
+    "That network's attention had an output projection: build this one with use_proj_attn=True. Only if MONAI 1.4 "
+    "wrote the file with include_fc=False was the projection never used: then remove these keys."
+)
+
 
 class SafeLoading(nn.Module):
     """
@@ -107,15 +113,13 @@ def _strays(module: nn.Module, state_dict: dict[str, Any]) -> Iterator[str]:
     missing = sorted(expected.keys() - state_dict.keys())
     unexpected = sorted(key for key in state_dict.keys() - expected.keys() if not key.startswith(opaque))
     if missing:
-        yield f"Missing key(s) in state_dict: {', '.join(missing)}.{_remedy(missing, 'use_proj_attn=False')}"
+        yield f"Missing key(s) in state_dict: {', '.join(missing)}.{_remedy(missing, WITHOUT_PROJECTION)}"
     if unexpected:
-        yield f"Unexpected key(s) in state_dict: {', '.join(unexpected)}.{_remedy(unexpected, 'use_proj_attn=True')}"
+        yield f"Unexpected key(s) in state_dict: {', '.join(unexpected)}.{_remedy(unexpected, WITH_PROJECTION)}"
 
 
-def _remedy(keys: list[str], option: str) -> str:
-    if not any("out_proj." in key for key in keys):
-        return ""
-    return f" The attention of that network and of this one differ in their output projection: build it with {option}."
+def _remedy(keys: list[str], remedy: str) -> str:
+    return f" {remedy}" if any("out_proj." in key for key in keys) else ""
 
 
 def _plain_tensors(module: nn.Module, prefix: str) -> tuple[dict[str, torch.Tensor], tuple[str, ...]]:
