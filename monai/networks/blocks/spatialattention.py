@@ -81,4 +81,5 @@ class SpatialAttentionBlock(nn.Module):
             the same shape.
         """
         tokens = self.norm(x).flatten(2).transpose(1, 2)
-        return x + self.attn(tokens).transpose(1, 2).reshape(x.shape)
+        # in this order the sum has the strides of the tokens, as in the release: convolutions and noise follow them
+        return self.attn(tokens).transpose(1, 2).reshape(x.shape) + x

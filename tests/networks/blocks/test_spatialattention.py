@@ -20,7 +20,7 @@ import torch.nn as nn
 from parameterized import parameterized
 
 from monai.networks.blocks import SpatialAttentionBlock
-from tests.release import assert_equal_to_release
+from tests.release import assert_equal_to_release, release_run
 from tests.scripting import assert_scripts
 
 torch.set_num_threads(1)
@@ -62,6 +62,13 @@ class TestSpatialAttentionBlock(unittest.TestCase):
     @parameterized.expand([(case,) for case in TEST_CASES])
     def test_equals_the_release(self, kwargs):
         assert_equal_to_release(block(**kwargs), TARGET, kwargs, (image(kwargs["spatial_dims"]),))
+
+    def test_memory_layout_of_the_release(self):
+        """Noise drawn like the output, as an autoencoder does, is the same for the same seed."""
+        for kwargs in TEST_CASES:
+            net, x = block(**kwargs), image(kwargs["spatial_dims"])
+            expected = release_run(TARGET, kwargs, (x,), state=net.state_dict())
+            self.assertEqual(net(x).stride(), expected.stride(), kwargs)
 
     @parameterized.expand(ILL_ARGUMENTS)
     def test_ill_arguments(self, _, kwargs):
