@@ -12,8 +12,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Optional
+from dataclasses import dataclass, fields
+from typing import Any, Optional
 
 import torch
 import torch.nn as nn
@@ -39,6 +39,7 @@ class AttentionOptions:
         use_combined_linear: whether self attention computes q, k and v with one linear.
         use_flash_attention: kept for its check against ``save_attn``; the fused kernel is used either way.
         use_proj_attn: whether attention ends in an output projection; None follows ``include_fc``.
+        attention_dtype: type in which q, k and v meet; None leaves them as they are.
     """
 
     dropout_rate: float = 0.0
@@ -48,6 +49,11 @@ class AttentionOptions:
     use_combined_linear: bool = True
     use_flash_attention: bool = False
     use_proj_attn: bool | None = None
+    attention_dtype: torch.dtype | None = None
+
+    def arguments(self, *without: str) -> dict[str, Any]:
+        """The options as keyword arguments of a block, except for those in ``without``, which it does not take."""
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in without}
 
 
 def resolve_projection(use_proj_attn: bool | None, include_fc: bool = True) -> bool:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 import torch.nn as nn
 
-__all__ = ["OldCheckpoints", "SafeLoading"]
+__all__ = ["OldCheckpoints", "SafeLoading", "rename_prefix"]
 
 WITHOUT_PROJECTION = "That network's attention had no output projection: build this one with use_proj_attn=False."
 WITH_PROJECTION = (
@@ -74,6 +74,12 @@ class OldCheckpoints(SafeLoading):
             print("Keys of the network that the checkpoint lacks:", sorted(own - old_state_dict.keys()) or "none")
             print("Keys of the checkpoint that the network lacks:", sorted(old_state_dict.keys() - own) or "none")
         self.load_state_dict(old_state_dict)
+
+
+def rename_prefix(state_dict: dict[str, Any], old: str, new: str) -> None:
+    """Let the keys of ``state_dict`` that begin with ``old`` begin with ``new``. Changes ``state_dict``."""
+    for key in [key for key in state_dict if key.startswith(old)]:
+        state_dict[new + key[len(old) :]] = state_dict.pop(key)
 
 
 def _before_load(module, state_dict, prefix, *_) -> None:

@@ -12,14 +12,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Optional
 
 import torch
 import torch.nn as nn
 
 from monai.networks.blocks.attention import AttentionOptions, check_sizes
-from monai.networks.blocks.attention_loading import SafeLoading
+from monai.networks.blocks.attention_loading import SafeLoading, rename_prefix
 from monai.networks.blocks.crossattention import CrossAttentionBlock
 from monai.networks.blocks.mlp import MLPBlock
 from monai.networks.blocks.selfattention import SABlock
@@ -124,8 +123,8 @@ class TransformerBlock(SafeLoading):
                     f"{prefix}cross_attn.*: the checkpoint attends to a context, this block does not: build it with "
                     "with_cross_attention=True."
                 )
-            _rename(state_dict, prefix + "norm2.", prefix + "norm_cross_attn.")
-            _rename(state_dict, prefix + "norm3.", prefix + "norm2.")
+            rename_prefix(state_dict, prefix + "norm2.", prefix + "norm_cross_attn.")
+            rename_prefix(state_dict, prefix + "norm3.", prefix + "norm2.")
         if not self.with_cross_attention:
             stale = (prefix + "cross_attn.", prefix + "norm_cross_attn.")
             for key in [key for key in state_dict if key.startswith(stale)]:
@@ -168,9 +167,5 @@ def transformer_stack(
         options: attention options of every block.
         kwargs: further arguments of :class:`TransformerBlock`.
     """
-    return [TransformerBlock(hidden_size, mlp_dim, num_heads, **asdict(options), **kwargs) for _ in range(num_layers)]
-
-
-def _rename(state_dict: dict[str, torch.Tensor], old: str, new: str) -> None:
-    for key in [key for key in state_dict if key.startswith(old)]:
-        state_dict[new + key[len(old) :]] = state_dict.pop(key)
+    shared = options.arguments("attention_dtype")
+    return [TransformerBlock(hidden_size, mlp_dim, num_heads, **shared, **kwargs) for _ in range(num_layers)]
