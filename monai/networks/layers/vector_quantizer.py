@@ -1,0 +1,209 @@
+# Copyright (c) MONAI Consortium
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+__all__ = ["EMAQuantizer", "VectorQuantizer"]
+
+
+class EMAQuantizer(nn.Module):
+    """
+    Codebook of a VQVAE (van den Oord et al., https://arxiv.org/abs/1711.00937). Its entries follow, in training, an
+    exponential moving average of the encodings that they stand for.
+
+    Distances and averages are computed in float32 at least, whatever the type of the network. A scripted codebook does
+    not synchronize between processes.
+
+    Args:
+        spatial_dims: number of spatial axes: 1, 2 or 3.
+        num_embeddings: number K of entries.
+        embedding_dim: width C of an entry, and number of channels of the encodings.
+        commitment_cost: weight of the loss that draws encodings to their entries. Defaults to 0.25.
+        decay: share of the average that a training step keeps. Defaults to 0.99.
+        epsilon: added to the entries' counts, so that none is zero. Defaults to 1e-5.
+        embedding_init: "normal" or "kaiming_uniform", how the entries are drawn at first. Defaults to "normal".
+        ddp_sync: whether all processes of a distributed training share one codebook. Defaults to True.
+
+    Raises:
+        ValueError: if ``spatial_dims`` is not 1, 2 or 3.
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int,
+        num_embeddings: int,
+        embedding_dim: int,
+        commitment_cost: float = 0.25,
+        decay: float = 0.99,
+        epsilon: float = 1e-5,
+        embedding_init: str = "normal",
+        ddp_sync: bool = True,
+    ):
+        super().__init__()
+        if spatial_dims not in (1, 2, 3):
+            raise ValueError(f"spatial_dims should be 1, 2 or 3, got {spatial_dims}.")
+        self.spatial_dims = spatial_dims
+        self.num_embeddings = num_embeddings
+        self.embedding_dim = embedding_dim
+        self.commitment_cost = commitment_cost
+        self.decay = decay
+        self.epsilon = epsilon
+        self.ddp_sync = ddp_sync
+
+        self.embedding = nn.Embedding(num_embeddings, embedding_dim)
+        if embedding_init == "kaiming_uniform":
+            nn.init.kaiming_uniform_(self.embedding.weight, nonlinearity="linear")
+        self.embedding.weight.requires_grad_(False)
+        self.ema_cluster_size: torch.Tensor
+        self.ema_w: torch.Tensor
+        self.register_buffer("ema_cluster_size", torch.zeros(num_embeddings))
+        self.register_buffer("ema_w", self.embedding.weight.detach().clone())
+
+    def quantize(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """
+        Find the entry that is nearest to each encoding.
+
+        Args:
+            inputs: encodings, (B, C, sizes).
+
+        Returns:
+            the encodings as rows, (N, C) with N = B x sizes; their entries as one-hot rows, (N, K); and the entries'
+            indices, (B, sizes).
+        """
+        rows, indices = self.nearest(inputs)
+        return rows, self.one_hot(indices, rows), indices
+
+    def nearest(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rows and indices of :meth:`quantize`."""
+        if torch.jit.is_scripting():
+            return self._nearest(inputs)
+        else:
+            with torch.autocast(inputs.device.type, enabled=False):  # which would compare in half precision
+                return self._nearest(inputs)
+
+    def _nearest(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        channels_last = inputs.movedim(1, -1)
+        rows = channels_last.reshape(-1, self.embedding_dim)
+        if rows.dtype != torch.float64:
+            rows = rows.float()
+        entries = self.embedding.weight.to(rows.dtype)
+        squares = rows.pow(2).sum(1, keepdim=True) + entries.pow(2).sum(1)
+        indices = (squares - 2 * rows @ entries.t()).argmin(1)
+        return rows, indices.reshape(channels_last.shape[:-1])
+
+    def one_hot(self, indices: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """Indices (B, sizes) as one-hot rows (N, K) of the type of ``rows``."""
+        return F.one_hot(indices.flatten(), self.num_embeddings).to(rows.dtype)
+
+    def embed(self, embedding_indices: torch.Tensor) -> torch.Tensor:
+        """
+        Args:
+            embedding_indices: indices of entries, (B, sizes).
+
+        Returns:
+            the entries, (B, C, sizes)
+        """
+        return self.embedding(embedding_indices).movedim(-1, 1).contiguous()
+
+    def distributed_synchronization(self, encodings_sum: torch.Tensor, dw: torch.Tensor) -> None:
+        """
+        Add up what the processes of a distributed training counted, in place.
+
+        Args:
+            encodings_sum: number of encodings of each entry, (K,).
+            dw: sum of the encodings of each entry, (K, C).
+        """
+        if self.ddp_sync and torch.distributed.is_available() and torch.distributed.is_initialized():
+            for tensor in (encodings_sum, dw):
+                torch.distributed.all_reduce(tensor)
+
+    def update(self, rows: torch.Tensor, indices: torch.Tensor) -> None:
+        """Let the entries follow the encodings of a training step, see :meth:`quantize`."""
+        one_hot = self.one_hot(indices, rows)
+        counts, sums = one_hot.sum(0), one_hot.t() @ rows
+        if not torch.jit.is_scripting():
+            self.distributed_synchronization(counts, sums)
+        self.ema_cluster_size.mul_(self.decay).add_((1 - self.decay) * counts)
+        self.ema_w.mul_(self.decay).add_((1 - self.decay) * sums)
+        # Laplace smoothing: an entry that stands for nothing keeps a small count
+        sizes = self.ema_cluster_size.to(rows.dtype)
+        total = sizes.sum()
+        smoothed = (sizes + self.epsilon) / (total + self.num_embeddings * self.epsilon) * total
+        self.embedding.weight.copy_(self.ema_w.to(rows.dtype) / smoothed[:, None])
+
+    def forward(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """
+        Args:
+            inputs: encodings, (B, C, sizes).
+
+        Returns:
+            the nearest entries, (B, C, sizes), with the gradient of the encodings; the loss, a scalar; and the
+            entries' indices, (B, sizes)
+        """
+        rows, indices = self.nearest(inputs)
+        quantized = self.embed(indices)
+        if self.training:
+            with torch.no_grad():
+                self.update(rows, indices)
+        # a mean over nothing would be NaN
+        loss = F.mse_loss(quantized, inputs) if inputs.numel() > 0 else inputs.sum()
+        return inputs + (quantized - inputs).detach(), self.commitment_cost * loss, indices
+
+
+class VectorQuantizer(nn.Module):
+    """
+    A codebook that also tells how many of its entries are in use: their perplexity in the last call is in
+    ``perplexity``. Exported and traced programs do not compute it.
+
+    Args:
+        quantizer: the codebook.
+    """
+
+    def __init__(self, quantizer: EMAQuantizer):
+        super().__init__()
+        self.quantizer = quantizer
+        self.perplexity: torch.Tensor = torch.rand(1)
+
+    def forward(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        Args:
+            inputs: encodings, (B, C, sizes).
+
+        Returns:
+            the loss, a scalar, and the nearest entries, (B, C, sizes)
+        """
+        quantized, loss, indices = self.quantizer(inputs)
+        if torch.jit.is_scripting():
+            self._measure(indices)
+        elif not (torch.jit.is_tracing() or torch.compiler.is_exporting()):
+            self._measure(indices)
+        return loss, quantized
+
+    def _measure(self, indices: torch.Tensor) -> None:
+        """Set the perplexity to that of the indices (B, sizes)."""
+        entries = self.quantizer.num_embeddings
+        counts = torch.histc(indices.float(), bins=entries, max=entries)
+        shares = counts / max(indices.numel(), 1)
+        self.perplexity = torch.exp(-torch.sum(shares * torch.log(shares + 1e-10)))
+
+    @torch.jit.export
+    def embed(self, embedding_indices: torch.Tensor) -> torch.Tensor:
+        """Entries (B, C, sizes) of the indices (B, sizes)."""
+        return self.quantizer.embed(embedding_indices)
+
+    @torch.jit.export
+    def quantize(self, encodings: torch.Tensor) -> torch.Tensor:
+        """Indices (B, sizes) of the entries that are nearest to the encodings (B, C, sizes)."""
+        return self.quantizer(encodings)[2]

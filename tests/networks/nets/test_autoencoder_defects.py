@@ -1,0 +1,30 @@
+# Copyright (c) MONAI Consortium
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+from __future__ import annotations
+
+import unittest
+
+from tests.networks.nets import autoencoder_defects
+from tests.networks.nets.autoencoder_defects import TestDefects
+from tests.release import verdicts_on_release
+
+
+class TestOnTheRelease(unittest.TestCase):
+    def test_every_defect_shows_on_the_release(self):
+        verdicts = verdicts_on_release(autoencoder_defects)
+        self.assertEqual(sorted(verdicts), [name for name in dir(TestDefects) if name.startswith("test_")])
+        self.assertEqual([name for name, verdict in verdicts.items() if verdict == "ok"], [])
+
+
+if __name__ == "__main__":
+    unittest.main()
