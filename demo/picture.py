@@ -31,6 +31,11 @@ from monai.networks.blocks import SABlock
 QUERY = (3, 3)
 """Column and row of the patch whose attention is shown, from the lower left corner."""
 OUTLINE = "#00e5ff"
+RECONSTRUCTION = (
+    "a slice that was held out",
+    "the same, through the latents of\nan AutoencoderKL without projection",
+    "absolute difference",
+)
 
 
 class Attention:
@@ -63,13 +68,14 @@ class Attention:
             Check("sum of the attention of a patch, less one", difference(self.weights.sum(), torch.ones(())), 1e-5),
         )
 
-    def save(self, path: Path, title: str) -> None:
-        """Write the PNG."""
-        height, width = self.image.shape[2:]
+    def save(self, path: Path, title: str, reconstruction: torch.Tensor | None = None) -> None:
+        """Write the PNG, beside it a slice and its reconstruction, (2, H, W), if there is one."""
         over = self.weights.repeat_interleave(self.patch[0], 0).repeat_interleave(self.patch[1], 1)
-        figure = Figure(figsize=(12, 4.4), layout="constrained")
+        rows = 1 if reconstruction is None else 2
+        figure = Figure(figsize=(12, 4.4 * rows), layout="constrained")
         figure.suptitle(title)
-        left, middle, right = figure.subplots(1, 3)
+        panels = figure.subplots(rows, 3, squeeze=False)
+        left, middle, right = panels[0]
         seen = self.hidden[0, 0].masked_fill(self.hidden[0, 0] < 0, float("nan"))
         _show(left, seen, "what the network sees\n(hidden patches in blue)")
         _show(middle, self.image[0, 0], "where the outlined patch looks\n(last block, mean of the heads)")
@@ -80,6 +86,10 @@ class Attention:
         for axes in (left, middle, right):
             corner = (QUERY[0] * self.patch[0] - 0.5, QUERY[1] * self.patch[1] - 0.5)
             axes.add_patch(Rectangle(corner, *self.patch, fill=False, edgecolor=OUTLINE, linewidth=2))
+        if reconstruction is not None:
+            images = (*reconstruction, (reconstruction[0] - reconstruction[1]).abs())
+            for axes, image, words in zip(panels[1], images, RECONSTRUCTION):
+                _show(axes, image, words)
         figure.savefig(path, dpi=120)
 
 

@@ -19,7 +19,7 @@ import torch
 import torch.nn as nn
 
 import monai.networks.nets
-from demo.measure import flat, seconds
+from demo.measure import seconds, seeded
 
 OWN_TO_THE_RELEASE = ("norm_cross_attn.", "causal_mask")
 """What a release network holds and the fork's does not; neither takes part in an output or differs."""
@@ -46,8 +46,7 @@ class Worker:
         if missing or unexpected:
             raise RuntimeError(f"missing keys {missing}, unexpected keys {unexpected}")
         self.net, self.inputs = net.to(inputs.device).eval(), inputs
-        with torch.no_grad():
-            return flat(self.net(inputs))
+        return seeded(self.net, inputs)
 
     def seconds(self, samples: int, calls: int) -> float:
         """Shortest time of a forward pass of the loaded network over its first samples."""

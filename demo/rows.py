@@ -64,6 +64,18 @@ DECODER: dict[str, Any] = {
 }
 
 
+AUTOENCODER_KL: dict[str, Any] = {
+    "spatial_dims": 2,
+    "in_channels": 1,
+    "out_channels": 1,
+    "num_res_blocks": (1, 1, 1),
+    "channels": (16, 16, 32),
+    "attention_levels": (False, False, True),
+    "latent_channels": 3,
+    "norm_num_groups": 8,
+}
+
+
 @dataclass(frozen=True)
 class Row:
     """A network and its real piece of work.
@@ -100,5 +112,14 @@ ROWS = (
         lambda scan: work.sequences(scan)[scan.held_out],
         work.predict_tokens,
         release_options={**DECODER, "include_fc": False},
+    ),
+    Row(
+        "autoencoderkl",
+        "AutoencoderKL, 2-D slices",
+        "AutoencoderKL",
+        {**AUTOENCODER_KL, "use_proj_attn": False},
+        lambda scan: scan.test_slices,
+        work.autoencode,
+        release_options={**AUTOENCODER_KL, "include_fc": False},
     ),
 )

@@ -60,7 +60,8 @@ def run(args: argparse.Namespace) -> list[str]:
         write_json(args.json, results)
     failures = [line for result in results for line in result.failures()]
     if "vit" in [row.key for row in rows]:
-        failures += draw(checkpoint, scan, args.output / "attention.png")
+        pictures = [result.outcome.picture for result in results if result.outcome.picture is not None]
+        failures += draw(checkpoint, scan, args.output / "attention.png", pictures[0] if pictures else None)
     return failures
 
 
@@ -101,10 +102,12 @@ def run_row(row: Row, setting: Setting, release: Release, seed: int) -> Result:
     return Result(row.key, row.title, parameters, outcome, scripted, difference, ours, theirs)
 
 
-def draw(checkpoint: OldCheckpoint, scan: Scan, path: Path) -> list[str]:
+def draw(checkpoint: OldCheckpoint, scan: Scan, path: Path, reconstruction: torch.Tensor | None) -> list[str]:
     """Write the picture; a line for each check that does not hold."""
     net = getattr(nets, checkpoint.network)(**checkpoint.options, save_attn=True)
     attention = Attention(net, checkpoint, scan.slices[checkpoint.slice, None])
-    attention.save(path, f"Slice {checkpoint.slice} of the scan, ViT trained by MONAI {checkpoint.monai}")
+    attention.save(
+        path, f"Slice {checkpoint.slice} of the scan, ViT trained by MONAI {checkpoint.monai}", reconstruction
+    )
     print(f"\npicture: {path}")
     return [f"picture: {check}" for check in attention.checks() if not check.passed]

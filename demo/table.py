@@ -88,6 +88,8 @@ def tasks(results: Sequence[Result]) -> str:
 def write_json(path: Path, results: Sequence[Result]) -> None:
     """Write every figure of the rows."""
     rows = [asdict(r) | {"ratio": r.ratio, "failures": r.failures()} for r in results]
+    for row in rows:
+        del row["outcome"]["picture"]
     path.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
 
 

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from demo.checkpoint import OldCheckpoint
 from demo.checks import Check
 from demo.masked import fill_in, hidden_error, hide, paint, to_patches
-from demo.measure import difference
+from demo.measure import difference, exported_difference
 from demo.training import train
 from demo.volume import Scan
 from monai.networks.blocks import SABlock
@@ -33,6 +33,8 @@ EXACT = 1e-5
 HIDDEN_SHARE = 0.5
 SIDE, LEVELS = 32, 16
 NOISE = 0.3
+SHOWN = 3
+"""Which of the held-out slices the picture shows reconstructed."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class Outcome:
         before: the figure of an untrained network or of a simple rule.
         after: the figure of the network.
         checks: what must hold besides ``after`` being below ``before``.
+        picture: a slice and what the network makes of it, (2, H, W), if that is worth a look.
     """
 
     loaded: str
@@ -62,6 +65,7 @@ class Outcome:
     before: float
     after: float
     checks: tuple[Check, ...] = ()
+    picture: torch.Tensor | None = None
 
     def all_checks(self) -> tuple[Check, ...]:
         """The checks with the figure's own."""
@@ -127,6 +131,27 @@ def reconstruct(net: nn.Module, setting: Setting) -> Outcome:
     before = judge()
     train(net.parameters(), loss, steps=60, rate=5e-3)
     return Outcome("fresh", "error of reconstruction", before, judge())
+
+
+def autoencode(net: nn.Module, setting: Setting) -> Outcome:
+    """Learn to give a slice back through a small latent image, then leave Python by export."""
+    images, tests = setting.scan.training_slices.to(setting.device), setting.scan.test_slices.to(setting.device)
+
+    @torch.no_grad()
+    def judge() -> float:
+        return float(F.l1_loss(net.reconstruct(tests), tests))
+
+    def loss() -> torch.Tensor:
+        batch = images[torch.randperm(len(images), generator=setting.generator)[:4]]
+        return F.l1_loss(net.reconstruct(batch), batch)
+
+    before = judge()
+    train(net.parameters(), loss, steps=60, rate=5e-3)
+    net.eval()
+    with torch.no_grad():
+        picture = torch.stack([tests[SHOWN, 0], net.reconstruct(tests[SHOWN, None])[0, 0]]).cpu()
+    exported = Check("difference of the exported network to the eager one", exported_difference(net, tests), EXACT)
+    return Outcome("fresh", "error of reconstruction", before, judge(), (exported,), picture)
 
 
 def segment(net: nn.Module, setting: Setting) -> Outcome:

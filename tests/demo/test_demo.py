@@ -29,7 +29,7 @@ from demo.__main__ import main
 from demo.make_checkpoint import CHECKPOINT
 
 ROOT = Path(__file__).resolve().parents[2]
-ROWS = ["vit", "vit3d", "vitautoenc", "unetr", "decoder"]
+ROWS = ["vit", "vit3d", "vitautoenc", "unetr", "decoder", "autoencoderkl"]
 TEST_CASE_BAD_ARGUMENT = [
     (["--rows", "vit,swin"], "no row 'swin', rows are vit, vit3d"),
     (["--device", "quantum"], "device 'quantum' does not work"),

@@ -1,0 +1,122 @@
+# Copyright (c) MONAI Consortium
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+import tempfile
+import unittest
+from pathlib import Path
+from unittest.mock import patch
+
+import matplotlib.image
+import pytest
+import torch
+from parameterized import parameterized
+
+from demo.__main__ import main
+from demo.make_checkpoint import CHECKPOINT
+
+ROOT = Path(__file__).resolve().parents[2]
+ROWS = ["vit", "vit3d", "vitautoenc", "unetr", "decoder"]
+TEST_CASE_BAD_ARGUMENT = [
+    (["--rows", "vit,swin"], "no row 'swin', rows are vit, vit3d"),
+    (["--device", "quantum"], "device 'quantum' does not work"),
+    (["--rows", "vit", "--checkpoint", "nowhere.pt"], "nowhere.pt is missing, make it with: python -m demo"),
+    (["--rows", "vit", "--checkpoint", __file__], "test_demo.py is no checkpoint of the demo"),
+]
+
+
+def demo(*args: str | Path) -> subprocess.CompletedProcess:
+    """Run the demo in a process of its own: a script that failed elsewhere would spoil its scripts."""
+    command = [sys.executable, "-m", "demo", *map(str, args)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.slow
+class TestDemo(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = Path(folder.name)
+
+    def test_all_rows(self):
+        done = demo("--output", self.folder, "--json", self.folder / "rows.json")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        rows = json.loads((self.folder / "rows.json").read_text())
+        self.assertEqual([row["key"] for row in rows], ROWS)
+        for row in rows:
+            self.assertEqual(row["failures"], [])
+            self.assertIn(row["title"], done.stdout)
+            self.assertLess(max(row["scripted"], row["release"]), 1e-5)
+            self.assertLess(row["outcome"]["after"], row["outcome"]["before"])
+            self.assertGreater(min(row["seconds"], row["release_seconds"], row["parameters"]), 0)
+        self.assertIn("MONAI 1.5.2, strict", done.stdout)
+        self.check_picture()
+
+    def check_picture(self):
+        picture = matplotlib.image.imread(self.folder / "attention.png")[..., :3]
+        self.assertGreater(min(picture.shape[:2]), 400)
+        colors = torch.from_numpy(picture).flatten(0, 1).mul(255).int().unique(dim=0)
+        self.assertGreater(len(colors), 500)
+        for third in torch.from_numpy(picture).chunk(3, dim=1):
+            self.assertGreater(float(third.std()), 0.1)
+
+    def test_a_perturbed_weight_fails(self):
+        saved = torch.load(CHECKPOINT, weights_only=True)
+        saved["state_dict"]["blocks.2.mlp.linear2.weight"][0, 0] += 0.01
+        torch.save(saved, self.folder / "perturbed.pt")
+        done = demo("--rows", "vit", "--output", self.folder, "--checkpoint", self.folder / "perturbed.pt")
+        self.assertEqual(done.returncode, 1)
+        self.assertRegex(
+            done.stderr, r"\Ademo failed: ViT, 2-D slices: difference to the output of MONAI 1.5.2 is .*\n\Z"
+        )
+
+    def test_a_checkpoint_that_does_not_fit_fails(self):
+        saved = torch.load(CHECKPOINT, weights_only=True)
+        del saved["state_dict"]["norm.weight"]
+        torch.save(saved, self.folder / "cut.pt")
+        done = demo("--rows", "vit", "--output", self.folder, "--checkpoint", self.folder / "cut.pt")
+        self.assertEqual(done.returncode, 1)
+        self.assertRegex(
+            done.stderr, r"\Ademo failed: the checkpoint of MONAI 1.5.2 does not load: .*norm.weight.*\n\Z"
+        )
+
+
+class TestArguments(unittest.TestCase):
+    @parameterized.expand(TEST_CASE_BAD_ARGUMENT)
+    def test_bad_argument(self, argv, message):
+        with tempfile.TemporaryDirectory() as folder, patch("sys.stderr") as stderr, patch("sys.stdout"):
+            self.assertEqual(main([*argv, "--output", folder]), 1)
+        words = "".join(call.args[0] for call in stderr.write.call_args_list)
+        self.assertIn(message, words)
+        self.assertEqual(words.strip().count("\n"), 0)
+
+    @parameterized.expand([("matplotlib",), ("nibabel",), ("einops",)])
+    def test_missing_package(self, name):
+        with patch.object(importlib.util, "find_spec", side_effect=lambda n: None if n == name else object()):
+            with patch("sys.stderr") as stderr:
+                self.assertEqual(main([]), 1)
+        words = "".join(call.args[0] for call in stderr.write.call_args_list)
+        self.assertEqual(words.strip(), f"demo failed: {name} missing, run: pip install {name}")
+
+    def test_fork_not_installed(self):
+        command = [sys.executable, "-S", "-c", "import demo.__main__ as d; d.NEEDED = (); print(d.main([]))"]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={}, timeout=60)
+        self.assertEqual(done.stdout.strip(), "1", done.stderr)
+        self.assertEqual(done.stderr, f"demo failed: the fork is not installed, run: pip install -e {ROOT}\n")
+
+
+if __name__ == "__main__":
+    unittest.main()
