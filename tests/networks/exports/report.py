@@ -25,11 +25,11 @@ RANDOM = "onnxruntime draws other random numbers than torch, so that `{}({})` is
 
 def as_text(row: Row, column: str, cell: Cell) -> str:
     """A cell in a few words."""
-    if "difference" in cell:
-        close = cell["difference"] <= TOLERANCE
-        return f"{'ok' if close else 'DIFFERS'} {cell['difference']:.1e}"
-    if "error" in cell and column in row.cannot:
+    close = cell.get("difference", float("inf")) <= TOLERANCE
+    if ("error" in cell or "difference" in cell) and not close and column in row.cannot:
         return f"cannot: {row.cannot[column]}"
+    if "difference" in cell:
+        return f"{'ok' if close else 'DIFFERS'} {cell['difference']:.1e}"
     kind, words = next(iter(cell.items()))
     return f"{kind.upper() if kind == 'error' else kind}: {words}"
 
@@ -89,9 +89,12 @@ def _words(row: Row, column: str, cell: Cell) -> list[str]:
     """What a footnote says about a cell, if anything."""
     if "unavailable" in cell:
         return [f"not run: {cell['unavailable']}."]
+    failed = "error" in cell or cell["difference"] > TOLERANCE
+    if failed and column in row.cannot:
+        return [row.cannot[column]]
     if "error" in cell:
-        return [row.cannot[column] if column in row.cannot else f"`{cell['error'].replace('`', '')}`"]
-    if cell["difference"] > TOLERANCE:
+        return [f"`{cell['error'].replace('`', '')}`"]
+    if failed:
         return [f"the outputs differ by {cell['difference']:.1e}."]
     if column == "onnx" and row.deterministic:
         method, further = row.deterministic

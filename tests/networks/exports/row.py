@@ -96,7 +96,8 @@ class Row:
         inputs: arguments of a call by name: tensors, or lists of them.
         deterministic: method, and further arguments of the call, that ONNX gets where ``forward`` draws from torch's
             random numbers.
-        cannot: column to the sentence that tells why torch cannot; the test wants the column to fail then.
+        cannot: column to the sentence that tells why torch, or the runtime, cannot; the test wants the column to fail
+            then.
     """
 
     network: str

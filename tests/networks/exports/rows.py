@@ -293,6 +293,7 @@ QUANTIZER = {
     "embedding_dim": 4,
 }
 LARGE_2D, LARGE_3D = {"x": Tensor(("B", 1, "4h", "4w"))}, {"x": Tensor(("B", 1, "4h", "4w", "4d"))}
+HALF_NORMS = "onnxruntime rounds norms in float16 otherwise than torch: the outputs agree to 2e-3."
 RECONSTRUCT = {"deterministic": ("reconstruct", {})}
 
 AUTOENCODER_ROWS = [
@@ -344,7 +345,7 @@ AUTOENCODER_ROWS = [
             "transposed convolutions, checkpoints, half norms": (
                 {**MAISI_AUTOENCODER, "use_convtranspose": True, "use_checkpointing": True, "norm_float16": True},
                 LARGE_3D,
-                RECONSTRUCT,
+                {**RECONSTRUCT, "cannot": {"onnx": HALF_NORMS}},
             ),
         },
     ),

@@ -161,7 +161,10 @@ class TestColumns(unittest.TestCase):
     def test_cell_that_torch_cannot_must_fail(self):
         row = linear(cannot={"trace": "A reason."})
         self.assertFalse(passes(row, "trace", GOOD))
-        self.assertTrue(passes(row, "trace", BAD))
+        self.assertFalse(passes(row, "trace", {"missing": "no such option"}))
+        for cell in (BAD, {"difference": 0.01}):
+            self.assertTrue(passes(row, "trace", cell))
+            self.assertEqual(as_text(row, "trace", cell), "cannot: A reason.")
 
 
 class TestRunner(unittest.TestCase):
@@ -206,7 +209,8 @@ class TestReport(unittest.TestCase):
         self.assertNotIn("\n2. ", table)
 
     def test_sentence_stands_in_for_the_error(self):
-        self.assertIn("\n1. Torch cannot.\n", self.table([BAD], cannot={"trace": "Torch cannot."}))
+        for cell in (BAD, {"difference": 0.01}):
+            self.assertIn("\n1. Torch cannot.\n", self.table([cell], cannot={"trace": "Torch cannot."}))
 
     def test_difference_is_told(self):
         self.assertIn("\n1. the outputs differ by 1.0e-02.\n", self.table([{"difference": 0.01}]))
