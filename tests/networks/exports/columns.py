@@ -226,5 +226,6 @@ def reason(error: BaseException) -> str:
     """The first line of what went wrong at first."""
     while error.__cause__ is not None:
         error = error.__cause__
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"[:300].rstrip(":, ")
+    # some errors hold the representation of a text
+    lines = [line.strip() for line in str(error).replace("\\n", "\n").splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"[:200].rstrip(":, ")
