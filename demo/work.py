@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -135,21 +136,22 @@ def reconstruct(net: nn.Module, setting: Setting) -> Outcome:
 
 def autoencode(net: nn.Module, setting: Setting) -> Outcome:
     """Learn to give a slice back through a small latent image, then leave Python by export."""
+    reconstruct: Any = net.reconstruct
     images, tests = setting.scan.training_slices.to(setting.device), setting.scan.test_slices.to(setting.device)
 
     @torch.no_grad()
     def judge() -> float:
-        return float(F.l1_loss(net.reconstruct(tests), tests))
+        return float(F.l1_loss(reconstruct(tests), tests))
 
     def loss() -> torch.Tensor:
         batch = images[torch.randperm(len(images), generator=setting.generator)[:4]]
-        return F.l1_loss(net.reconstruct(batch), batch)
+        return F.l1_loss(reconstruct(batch), batch)
 
     before = judge()
     train(net.parameters(), loss, steps=60, rate=5e-3)
     net.eval()
     with torch.no_grad():
-        picture = torch.stack([tests[SHOWN, 0], net.reconstruct(tests[SHOWN, None])[0, 0]]).cpu()
+        picture = torch.stack([tests[SHOWN, 0], reconstruct(tests[SHOWN, None])[0, 0]]).cpu()
     exported = Check("difference of the exported network to the eager one", exported_difference(net, tests), EXACT)
     return Outcome("fresh", "error of reconstruction", before, judge(), (exported,), picture)
 
