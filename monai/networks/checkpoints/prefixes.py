@@ -1,0 +1,158 @@
+# Copyright (c) MONAI Consortium
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Dictionaries of tensors, and the prefixes that wrappers put before their keys."""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn as nn
+
+__all__ = ["State", "Target", "modules", "parts", "peel", "strip", "under", "with_versions"]
+
+ALWAYS_WRAPPERS = ("module", "_orig_mod")  # DataParallel and DistributedDataParallel; torch.compile
+OFTEN_WRAPPERS = ("model", "net", "network")  # what users call the one network inside of a module of theirs
+COMPILED = "_orig_mod."
+MAX_WRAPPERS = 8  # around one another
+
+
+@dataclass(frozen=True)
+class State:
+    """
+    A dictionary of tensors in a checkpoint.
+
+    Args:
+        path: the keys that lead to it.
+        tensors: its entries; those that are no tensors belong to the trainer.
+        wrappers: what is around it, outermost first, with the prefixes that were removed.
+        scale_factor: what the file holds under this name beside it.
+        is_lightning: whether it is the state dict of a LightningModule.
+    """
+
+    path: tuple[str, ...]
+    tensors: dict[str, Any]
+    wrappers: tuple[str, ...]
+    scale_factor: Any = None
+    is_lightning: bool = False
+
+
+class Target:
+    """
+    What the network that is to be loaded expects.
+
+    Args:
+        net: the network.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        tensors = {key: value for key, value in net.state_dict().items() if torch.is_tensor(value)}
+        self.shapes = {key: None if nn.parameter.is_lazy(t) else t.shape for key, t in tensors.items()}
+        self.modules = modules(self.shapes)
+
+    def rank(self, tensors: Mapping[str, Any]) -> int:
+        """How well tensors match: 3 every key and shape, 2 every top-level module, 1 one of them, 0 none."""
+        if all(key in tensors and getattr(tensors[key], "shape", None) == shape for key, shape in self.shapes.items()):
+            return 3
+        shared = self.modules & modules(tensors)
+        return 2 if shared == self.modules else int(bool(shared))
+
+    def closeness(self, tensors: Mapping[str, Any]) -> tuple[int, int]:
+        """The rank, and how many keys are shared."""
+        return self.rank(tensors), len(self.shapes.keys() & tensors.keys())
+
+
+def peel(state: State, target: Target | None) -> State:
+    """
+    Remove the prefixes that all keys share, as far as a wrapper wrote them, and those of compiled submodules.
+
+    The target tells which do. Without one, or where nothing matches it, they are those that wrappers are known by.
+    """
+    if target is not None:
+        options = [state]
+        while (prefix := _shared_prefix(options[-1])) is not None and len(options) <= MAX_WRAPPERS:
+            options.append(under(options[-1], prefix))
+        best = max(options, key=lambda option: target.closeness(option.tensors))  # the least peeled of the best
+        if target.rank(best.tensors):
+            return _without_compiled(best, target)
+    return _without_compiled(strip(state, (*ALWAYS_WRAPPERS, *OFTEN_WRAPPERS)), target)
+
+
+def strip(state: State, wrappers: tuple[str, ...]) -> State:
+    """Remove the prefixes that all keys share and ``wrappers`` names."""
+    while (prefix := _shared_prefix(state)) is not None and prefix[:-1] in wrappers:
+        inner = under(state, prefix)
+        if prefix[:-1] in OFTEN_WRAPPERS and all(module.isdigit() for module in modules(inner.tensors)):
+            break  # numbered children: the prefix is the name of a Sequential of the network, as in MONAI's UNet
+        state = inner
+    return state
+
+
+def parts(state: State) -> list[State]:
+    """What lies under each of the top-level prefixes."""
+    names = dict.fromkeys(key.split(".")[0] for key in state.tensors if "." in key)
+    scale_factor = state.tensors.get("scale_factor", state.scale_factor)
+    return [
+        replace(under(state, f"{name}."), path=(*state.path, name), scale_factor=scale_factor, is_lightning=False)
+        for name in names
+    ]
+
+
+def under(state: State, prefix: str) -> State:
+    """The tensors whose keys begin with ``prefix``, without it."""
+    tensors = {key[len(prefix) :]: value for key, value in state.tensors.items() if key.startswith(prefix)}
+    versions = {p[len(prefix) :]: v for p, v in _versions(state.tensors).items() if f"{p}.".startswith(prefix)}
+    return replace(state, tensors=with_versions(tensors, versions), wrappers=(*state.wrappers, prefix))
+
+
+def _without_compiled(state: State, target: Target | None) -> State:
+    """Remove the ``_orig_mod.`` of compiled submodules, unless the target has some or two keys would become one."""
+    if not any(f".{COMPILED}" in key for key in state.tensors):
+        return state
+    tensors = {_plain(key): value for key, value in state.tensors.items()}
+    if len(tensors) < len(state.tensors) or (target is not None and any(COMPILED in key for key in target.shapes)):
+        return state
+    versions = {_plain(f"{path}.")[:-1]: version for path, version in _versions(state.tensors).items()}
+    return replace(state, tensors=with_versions(tensors, versions), wrappers=(*state.wrappers, f"*.{COMPILED}"))
+
+
+def with_versions(tensors: dict[str, Any], versions: Mapping[str, Any]) -> dict[str, Any]:
+    """A state dict with the versions of its modules, where torch looks for them when it loads."""
+    if not versions:
+        return tensors
+    ordered = OrderedDict(tensors)
+    ordered._metadata = OrderedDict(versions)  # type: ignore[attr-defined]
+    return ordered
+
+
+def modules(keys: Iterable[str]) -> set[str]:
+    """The top-level modules."""
+    return {key.split(".")[0] for key in keys}
+
+
+def _versions(tensors: Any) -> Mapping[str, Any]:
+    versions = getattr(tensors, "_metadata", None)
+    return versions if isinstance(versions, Mapping) else {}
+
+
+def _shared_prefix(state: State) -> str | None:
+    names = {key.partition(".")[0] if "." in key else None for key in state.tensors}
+    name = names.pop() if len(names) == 1 else None
+    return None if name is None else f"{name}."
+
+
+def _plain(path: str) -> str:
+    return re.sub(r"(?<=\.)_orig_mod\.", "", path)

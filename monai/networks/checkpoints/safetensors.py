@@ -1,0 +1,259 @@
+# Copyright (c) MONAI Consortium
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Safetensors files, read and written with torch alone, tensor by tensor."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import struct
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from . import limits
+
+__all__ = ["is_safetensors", "read_safetensors", "write_safetensors"]
+
+# The names of the format; what torch is too old for is absent, as are types of less than a byte.
+DTYPES = {
+    name: getattr(torch, attribute)
+    for name, attribute in {
+        "BOOL": "bool",
+        "U8": "uint8",
+        "I8": "int8",
+        "U16": "uint16",
+        "I16": "int16",
+        "U32": "uint32",
+        "I32": "int32",
+        "U64": "uint64",
+        "I64": "int64",
+        "F8_E4M3": "float8_e4m3fn",
+        "F8_E4M3FNUZ": "float8_e4m3fnuz",
+        "F8_E5M2": "float8_e5m2",
+        "F8_E5M2FNUZ": "float8_e5m2fnuz",
+        "F8_E8M0": "float8_e8m0fnu",
+        "F16": "float16",
+        "BF16": "bfloat16",
+        "F32": "float32",
+        "F64": "float64",
+        "C64": "complex64",
+    }.items()
+    if hasattr(torch, attribute)
+}
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
+LENGTH = struct.Struct("<Q")  # of the header, before it
+METADATA = "__metadata__"
+ALIGNMENT = 8  # bytes, of the first tensor in a written file
+CHUNK = 1 << 24  # bytes that are written at once
+
+
+class _Entry(NamedTuple):
+    """Where a tensor lies, in bytes behind the header."""
+
+    key: str
+    dtype: torch.dtype
+    shape: list[int]
+    begin: int
+    end: int
+
+
+def is_safetensors(head: bytes) -> bool:
+    """Whether a file that begins with ``head`` looks like one: a length that is not beyond all measure, then JSON."""
+    return head[6:8] == b"\0\0" and head[LENGTH.size : LENGTH.size + 1] == b"{"
+
+
+def read_safetensors(path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """
+    Read a safetensors file.
+
+    Args:
+        path: the file.
+
+    Returns:
+        the tensors by key, each a view on the memory-mapped file (a copy, where its type needs another alignment), and
+        the metadata. Writing to a tensor does not change the file.
+
+    Raises:
+        ValueError: if the file is not as the format demands, or has a type that torch has not.
+    """
+    path = Path(path)
+    _refuse_big_endian()
+    header, start = _header(path)
+    metadata = header.pop(METADATA, {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise _damaged(path, f"{METADATA} maps names to something else than text")
+    size = path.stat().st_size
+    entries = [_entry(path, key, value) for key, value in header.items()]
+    _check_places(path, entries, size - start)
+    mapping: Any = torch.UntypedStorage.from_file(str(path), shared=False, nbytes=size)
+    return {entry.key: _tensor(mapping, start, entry) for entry in entries}, metadata
+
+
+def write_safetensors(
+    path: str | os.PathLike,
+    tensors: Mapping[str, torch.Tensor],
+    metadata: Mapping[str, str] | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> None:
+    """
+    Write a safetensors file, one tensor after the other. Tensors that share memory are written each.
+
+    Args:
+        path: a new file, of which an error leaves a part. One that exists may be what the tensors are mapped from.
+        tensors: strided tensors by key, on any device.
+        metadata: text by name, kept beside the tensors.
+        progress: called with the number of bytes after each piece that was written.
+
+    Raises:
+        FileExistsError: if there is such a file.
+        TypeError: if a key or a piece of metadata is no text, or a value no tensor; no file is then touched.
+        ValueError: if a tensor has no such form in the format; no file is then touched.
+
+    Example::
+
+        write_safetensors("net.safetensors", net.state_dict(), {"format": "pt"})
+    """
+    _refuse_big_endian()
+    metadata = dict(metadata or {})
+    _check_text(metadata)
+    for key, tensor in tensors.items():
+        _check_writable(key, tensor)
+    # large types first, so that every tensor lies at a multiple of its type's size
+    order = sorted(tensors, key=lambda key: (-tensors[key].element_size(), key))
+    header: dict[str, Any] = {METADATA: metadata} if metadata else {}
+    end = 0
+    for key in order:
+        tensor, begin = tensors[key], end
+        end += tensor.nbytes
+        header[key] = {"dtype": NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % ALIGNMENT)
+    with open(path, "xb") as file:
+        for piece in _pieces(text, [tensors[key] for key in order]):
+            file.write(piece)
+            if progress is not None:
+                progress(len(piece))
+
+
+def _header(path: Path) -> tuple[dict[str, Any], int]:
+    """The JSON object at the beginning, and where it ends."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(LENGTH.size), "little")
+        if length > limits.MAX_DESCRIPTION:
+            raise ValueError(
+                f"{path} claims a safetensors header of {length:,} bytes; at most {limits.MAX_DESCRIPTION:,} are read. "
+                "Fetch the file again, from a source that you trust."
+            )
+        text = file.read(length)
+    if len(text) < length:
+        raise _damaged(path, f"its header has {length:,} bytes, of which {len(text):,} are there")
+    try:
+        header = json.loads(text.decode(), object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        raise _damaged(path, f"its header is no JSON: {error}") from None
+    if not isinstance(header, dict):
+        raise _damaged(path, "its header is no JSON object")
+    if len(header) > limits.MAX_KEYS:
+        raise ValueError(f"{path} holds {len(header):,} names, more than the {limits.MAX_KEYS:,} that are read.")
+    return header, LENGTH.size + length
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        raise ValueError("a name occurs twice")
+    return table
+
+
+def _entry(path: Path, key: str, value: Any) -> _Entry:
+    """One tensor of the header, checked by itself."""
+    if not isinstance(value, dict) or not value.keys() >= {"dtype", "shape", "data_offsets"}:
+        raise _damaged(path, f"{key!r} lacks dtype, shape or data_offsets")
+    name, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
+    if not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+        raise _damaged(path, f"{key!r} has shape {str(shape)[:80]} and data_offsets {str(offsets)[:80]}")
+    dtype = DTYPES.get(name) if isinstance(name, str) else None
+    if dtype is None:
+        raise ValueError(f"{path}: {key!r} has dtype {name!r}, torch {torch.__version__} has {', '.join(DTYPES)}.")
+    needed = math.prod(shape) * dtype.itemsize
+    if needed != offsets[1] - offsets[0]:
+        raise _damaged(path, f"{key!r} of shape {shape} and dtype {name} takes {needed} bytes, not {offsets}")
+    return _Entry(key, dtype, shape, *offsets)
+
+
+def _are_sizes(value: Any) -> bool:
+    return isinstance(value, list) and all(type(size) is int and 0 <= size < 1 << 63 for size in value)
+
+
+def _check_places(path: Path, entries: list[_Entry], size: int) -> None:
+    """Together the tensors fill the space behind the header, each byte once."""
+    end = 0
+    for entry in sorted(entries, key=lambda entry: (entry.begin, entry.end)):
+        if entry.begin != end:
+            what = "overlaps the tensor before it" if entry.begin < end else "leaves a hole before it"
+            raise _damaged(path, f"{entry.key!r} at {entry.begin}:{entry.end} {what}, which ends at {end}")
+        end = entry.end
+    if end != size:
+        raise _damaged(path, f"its tensors take {end:,} bytes, of which {size:,} are there")
+
+
+def _tensor(mapping: Any, start: int, entry: _Entry) -> torch.Tensor:
+    if entry.begin == entry.end:
+        return torch.empty(entry.shape, dtype=entry.dtype)
+    begin, end = start + entry.begin, start + entry.end
+    own = mapping[begin:end]
+    if begin % entry.dtype.itemsize:
+        own = own.clone()
+    return torch.empty(0, dtype=entry.dtype).set_(own).view(entry.shape)
+
+
+def _check_text(metadata: dict[Any, Any]) -> None:
+    for key, value in metadata.items():
+        if not isinstance(key, str) or not isinstance(value, str):
+            raise TypeError(f"metadata must be text, got {key!r}: {value!r}. Make it text with json.dumps.")
+
+
+def _check_writable(key: Any, tensor: Any) -> None:
+    if not isinstance(key, str):
+        raise TypeError(f"a tensor's name must be text, got {key!r}.")
+    if key == METADATA:
+        raise ValueError(f"no tensor may be called {METADATA!r}.")
+    if not torch.is_tensor(tensor):
+        raise TypeError(f"{key!r} is a {type(tensor).__name__}, not a tensor: leave it out, or put it into metadata.")
+    if tensor.layout != torch.strided or tensor.is_meta or tensor.dtype not in NAMES:
+        raise ValueError(
+            f"{key!r} ({tensor.dtype}, {tensor.layout}, {tensor.device}) has no form in safetensors: give a dense "
+            f"tensor with values, of {', '.join(DTYPES)}."
+        )
+
+
+def _pieces(text: bytes, tensors: list[torch.Tensor]) -> Iterator[Any]:
+    yield LENGTH.pack(len(text)) + text
+    for tensor in tensors:
+        plain = tensor.detach().as_subclass(torch.Tensor).resolve_conj().resolve_neg()
+        flat = plain.cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+        for start in range(0, len(flat), CHUNK):
+            yield flat[start : start + CHUNK].data
+
+
+def _refuse_big_endian() -> None:
+    if sys.byteorder != "little":
+        raise RuntimeError("safetensors files are little-endian, this machine is not: convert on another one.")
+
+
+def _damaged(path: Path, why: str) -> ValueError:
+    return ValueError(f"{path} is a damaged safetensors file: {why}. Fetch it again.")
