@@ -19,7 +19,8 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from monai.networks.blocks.attention_loading import SafeLoading
+from monai.networks.blocks.attention_loading import Loading, SafeLoading
+from monai.networks.blocks.attention_projection import adapt_projection
 from monai.networks.blocks.rel_pos_embedding import DecomposedRelativePosEmbedding
 from monai.networks.layers.utils import get_rel_pos_embedding_layer
 
@@ -197,6 +198,8 @@ class AttentionBlock(SafeLoading):
     """
 
     __constants__ = ["fused_rel_pos"]
+    attention_kind = "self"
+    """What a block attends to, its own tokens ("self") or a context ("cross"). Blocks of a kind are built alike."""
 
     def __init__(
         self,
@@ -268,9 +271,13 @@ class AttentionBlock(SafeLoading):
         # an embedding of the user's own only knows how to change a matrix of logits
         self.fused_rel_pos = isinstance(self.rel_positional_embedding, DecomposedRelativePosEmbedding)
 
-    def adapt_state_dict(self, state_dict: dict[str, torch.Tensor], prefix: str) -> None:
-        """Drop the causal mask that older releases saved: it follows from the arguments. Changes ``state_dict``."""
+    def adapt_state_dict(self, state_dict: dict[str, torch.Tensor], prefix: str, loading: Loading) -> None:
+        """
+        Bring the output projection to this block's form; drop the causal mask that older releases saved, which follows
+        from the arguments. Changes ``state_dict``.
+        """
         state_dict.pop(prefix + "causal_mask", None)
+        adapt_projection(self, state_dict, prefix, loading)
 
     def split_heads(self, x: torch.Tensor) -> torch.Tensor:
         """(B, N, heads x D) to (B, heads, N, D)."""

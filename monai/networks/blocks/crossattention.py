@@ -52,6 +52,8 @@ class CrossAttentionBlock(AttentionBlock):
         TypeError: if ``use_proj_attn`` is neither a bool nor None.
     """
 
+    attention_kind = "cross"
+
     def __init__(
         self,
         hidden_size: int,

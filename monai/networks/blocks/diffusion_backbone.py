@@ -18,8 +18,9 @@ from typing import Any, Optional
 import torch
 import torch.nn as nn
 
-from monai.networks.blocks.attention_loading import OldCheckpoints
+from monai.networks.blocks.attention_loading import Loading, OldCheckpoints
 from monai.networks.blocks.diffusion_blocks import convolution, embedding_mlp, get_timestep_embedding, zero_module
+from monai.networks.blocks.diffusion_first_layout import adapt_first_layout
 from monai.networks.blocks.diffusion_stages import DownStage, MidStage, StageOptions, UpStage
 from monai.networks.blocks.diffusion_unet_blocks import (
     AttnDownBlock,
@@ -223,6 +224,11 @@ class DiffusionUNetBackbone(DiffusionBackbone):
 
     A subclass registers its embeddings and then calls :meth:`add_stages`.
     """
+
+    def adapt_state_dict(self, state_dict: dict[str, torch.Tensor], prefix: str, loading: Loading) -> None:
+        """Bring the keys of the first U-Nets to this network's. Changes ``state_dict``."""
+        if "input_blocks" in loading.layouts:
+            adapt_first_layout(self, state_dict, prefix)
 
     def add_stages(self, plan: NetworkPlan, out_channels: int, temb_channels: int, up_kinds=UP_STAGES) -> None:
         """

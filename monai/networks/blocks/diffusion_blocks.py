@@ -20,7 +20,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from monai.networks.blocks.attention import AttentionOptions
-from monai.networks.blocks.attention_loading import rename_prefix
+from monai.networks.blocks.attention_loading import Loading, rename_prefix
 from monai.networks.blocks.convolutions import Convolution
 from monai.networks.blocks.crossattention import CrossAttentionBlock
 from monai.networks.blocks.mlp import MLPBlock
@@ -123,7 +123,7 @@ class BuiltFromOptions(nn.Module):
 class WrappedUpsample(UpSample):
     """An :class:`UpSample` that is called with a time embedding too, which it does not use."""
 
-    def adapt_state_dict(self, state_dict: dict[str, torch.Tensor], prefix: str) -> None:
+    def adapt_state_dict(self, state_dict: dict[str, torch.Tensor], prefix: str, loading: Loading) -> None:
         """Give the convolution its key: in GenerativeModels it was named ``conv``. Changes ``state_dict``."""
         if hasattr(self, "postconv"):
             rename_prefix(state_dict, prefix + "conv.", prefix + "postconv.")
@@ -367,22 +367,33 @@ class DiffusionUNetTransformerBlock(BuiltFromOptions):
         self.norm2 = nn.LayerNorm(num_channels)
         self.norm3 = nn.LayerNorm(num_channels)
 
-    def adapt_state_dict(self, state_dict: dict[str, torch.Tensor], prefix: str) -> None:
+    def adapt_state_dict(self, state_dict: dict[str, torch.Tensor], prefix: str, loading: Loading) -> None:
         """
-        Bring GenerativeModels' keys of the output projections to this block's. Changes ``state_dict``.
+        Bring GenerativeModels' keys to this block's. Changes ``state_dict``.
+
+        Release 0.1.0 did not divide the logits by the square root of the head's width: then the queries are scaled up.
 
         Raises:
-            RuntimeError: if the keys are those of GenerativeModels 0.1, which do not tell how attention was scaled.
+            RuntimeError: if the keys are those of GenerativeModels 0.1 and it is not known how attention was scaled.
         """
-        if prefix + "ff.net.2.weight" in state_dict:
-            raise RuntimeError(
-                f"{prefix}ff.net.*: GenerativeModels 0.1 wrote this transformer, and its keys do not tell whether its "
-                "attention divided the logits by sqrt(num_head_channels): release 0.1.0 did not, the revisions after "
-                "it did. Rename ff.net.0.proj to ff.linear1 and ff.net.2 to ff.linear2 and, for 0.1.0, multiply "
-                "attn1.to_q.weight and attn2.to_q.weight by sqrt(num_head_channels)."
-            )
         for name in ("attn1", "attn2"):
             rename_prefix(state_dict, f"{prefix}{name}.to_out.0.", f"{prefix}{name}.out_proj.")
+        if not any(key.startswith(f"{prefix}ff.net.") for key in state_dict):
+            return
+        scaled = loading.facts.cross_attention_scaled
+        if scaled is None:
+            raise RuntimeError(
+                f"{prefix}ff.net.*: GenerativeModels 0.1 wrote this transformer, and its keys do not tell whether its "
+                "attention divided the logits by sqrt(num_head_channels). Load it by load_old_state_dict(state_dict, "
+                "facts=CheckpointFacts(cross_attention_scaled=False)) if it was release 0.1.0, which did not, and "
+                "with True if it was a revision after it, which did."
+            )
+        rename_prefix(state_dict, f"{prefix}ff.net.0.proj.", f"{prefix}ff.linear1.")
+        rename_prefix(state_dict, f"{prefix}ff.net.2.", f"{prefix}ff.linear2.")
+        for name in ("attn1", "attn2"):
+            queries = f"{prefix}{name}.to_q.weight"
+            if not scaled and queries in state_dict:
+                state_dict[queries] = state_dict[queries] * math.sqrt(self.attn1.head_dim)
 
     def forward(self, x: torch.Tensor, context: Optional[torch.Tensor] = None) -> torch.Tensor:
         """

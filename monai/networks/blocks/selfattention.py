@@ -18,6 +18,7 @@ import torch
 import torch.nn as nn
 
 from monai.networks.blocks.attention import AttentionBlock, resolve_projection
+from monai.networks.blocks.attention_loading import Loading
 
 __all__ = ["SABlock"]
 
@@ -104,9 +105,9 @@ class SABlock(AttentionBlock):
             self.to_k = nn.Linear(self.hidden_input_size, self.inner_dim, bias=qkv_bias)
             self.to_v = nn.Linear(self.hidden_input_size, self.inner_dim, bias=qkv_bias)
 
-    def adapt_state_dict(self, state_dict: dict[str, torch.Tensor], prefix: str) -> None:
+    def adapt_state_dict(self, state_dict: dict[str, torch.Tensor], prefix: str, loading: Loading) -> None:
         """Turn the linears of ``state_dict`` into the form that this block has, combined or separate, exactly."""
-        super().adapt_state_dict(state_dict, prefix)
+        super().adapt_state_dict(state_dict, prefix, loading)
         for kind in ("weight", "bias"):
             combined = f"{prefix}qkv.{kind}"
             separate = [f"{prefix}to_{name}.{kind}" for name in "qkv"]

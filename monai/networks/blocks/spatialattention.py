@@ -15,7 +15,8 @@ from __future__ import annotations
 import torch
 import torch.nn as nn
 
-from monai.networks.blocks.attention_loading import SafeLoading, rename_prefix
+from monai.networks.blocks.attention_loading import Loading, SafeLoading, rename_prefix
+from monai.networks.blocks.attention_projection import write_identity
 from monai.networks.blocks.selfattention import SABlock
 
 __all__ = ["SpatialAttentionBlock"]
@@ -73,26 +74,23 @@ class SpatialAttentionBlock(SafeLoading):
             use_proj_attn=use_proj_attn,
         )
 
-    def adapt_state_dict(self, state_dict: dict[str, torch.Tensor], prefix: str) -> None:
+    def adapt_state_dict(self, state_dict: dict[str, torch.Tensor], prefix: str, loading: Loading) -> None:
         """
         Bring GenerativeModels' keys to this block's. Changes ``state_dict``.
 
         Its first layout (``query``, ``key``, ``value``) used the output projection ``proj_attn``. The later one
         (``to_q``, ``to_k``, ``to_v``) saved one that it never used: a block with a projection gets an identity instead.
         """
-        bare, old = f"{prefix}to_q.weight", f"{prefix}query.weight"
-        if old in state_dict and bare not in state_dict:
+        if f"{prefix}query.weight" in state_dict:
             for name in ("query", "key", "value"):
                 rename_prefix(state_dict, f"{prefix}{name}.", f"{prefix}attn.to_{name[0]}.")
             rename_prefix(state_dict, f"{prefix}proj_attn.", f"{prefix}attn.out_proj.")
-        elif bare in state_dict and old not in state_dict:
-            if self.attn.use_proj_attn:
-                width, values = self.attn.inner_dim, state_dict[bare]
-                state_dict[f"{prefix}attn.out_proj.weight"] = torch.eye(width).to(values)
-                state_dict[f"{prefix}attn.out_proj.bias"] = torch.zeros(width).to(values)
+        elif all(f"{prefix}to_{name}.weight" in state_dict for name in "qkv"):
             for name in ("weight", "bias"):
                 state_dict.pop(f"{prefix}proj_attn.{name}", None)
             rename_prefix(state_dict, f"{prefix}to_", f"{prefix}attn.to_")
+            if self.attn.use_proj_attn:
+                write_identity(self.attn, state_dict, f"{prefix}attn.")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """

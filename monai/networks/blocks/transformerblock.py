@@ -18,7 +18,8 @@ import torch
 import torch.nn as nn
 
 from monai.networks.blocks.attention import AttentionOptions, check_sizes
-from monai.networks.blocks.attention_loading import SafeLoading, rename_prefix
+from monai.networks.blocks.attention_loading import Loading, SafeLoading, rename_prefix
+from monai.networks.blocks.attention_projection import note_stale_cross_attention
 from monai.networks.blocks.crossattention import CrossAttentionBlock
 from monai.networks.blocks.mlp import MLPBlock
 from monai.networks.blocks.selfattention import SABlock
@@ -106,7 +107,7 @@ class TransformerBlock(SafeLoading):
                 use_proj_attn=use_proj_attn,
             )
 
-    def adapt_state_dict(self, state_dict: dict[str, torch.Tensor], prefix: str) -> None:
+    def adapt_state_dict(self, state_dict: dict[str, torch.Tensor], prefix: str, loading: Loading) -> None:
         """
         Bring the keys of older blocks to this block's. Changes ``state_dict``.
 
@@ -125,7 +126,9 @@ class TransformerBlock(SafeLoading):
                 )
             rename_prefix(state_dict, prefix + "norm2.", prefix + "norm_cross_attn.")
             rename_prefix(state_dict, prefix + "norm3.", prefix + "norm2.")
-        if not self.with_cross_attention:
+        if self.with_cross_attention:
+            note_stale_cross_attention(state_dict, prefix, loading)
+        else:
             stale = (prefix + "cross_attn.", prefix + "norm_cross_attn.")
             for key in [key for key in state_dict if key.startswith(stale)]:
                 del state_dict[key]

@@ -17,7 +17,7 @@ from typing import Optional
 import torch
 import torch.nn as nn
 
-from monai.networks.blocks.attention_loading import rename_prefix
+from monai.networks.blocks.attention_loading import Loading, rename_prefix
 from monai.networks.blocks.diffusion_backbone import DiffusionUNetBackbone, NetworkPlan
 from monai.networks.blocks.diffusion_blocks import (  # noqa: F401
     DiffusionUnetDownsample,
@@ -30,6 +30,7 @@ from monai.networks.blocks.diffusion_blocks import (  # noqa: F401
 )
 from monai.networks.blocks.diffusion_stages import StageOptions, UpStage
 from monai.networks.blocks.diffusion_unet_blocks import get_down_block, get_mid_block  # noqa: F401
+from monai.networks.blocks.selfattention import SABlock
 from monai.networks.blocks.spade_norm import SPADE
 
 __all__ = ["SPADEDiffusionModelUNet"]
@@ -73,7 +74,7 @@ class SPADEDiffResBlock(ResidualBlock):
 
         super().__init__(spatial_dims, in_channels, temb_channels, out_channels, up, down, make_norm)
 
-    def adapt_state_dict(self, state_dict: dict[str, torch.Tensor], prefix: str) -> None:
+    def adapt_state_dict(self, state_dict: dict[str, torch.Tensor], prefix: str, loading: Loading) -> None:
         """Unwrap the norms that GenerativeModels kept in a layer named ``N``. Changes ``state_dict``."""
         for norm in ("norm1", "norm2"):
             rename_prefix(state_dict, f"{prefix}{norm}.param_free_norm.N.", f"{prefix}{norm}.param_free_norm.")
@@ -305,6 +306,10 @@ class SPADEDiffusionModelUNet(DiffusionUNetBackbone):
         self.label_nc = label_nc
         up_kinds = (SPADEUpBlock, SPADEAttnUpBlock, SPADECrossAttnUpBlock)
         self.add_stages(plan, out_channels, self.time_embed_dim, up_kinds)
+        # the release's upward path has output projections whether or not the others do: a checkpoint tells apart
+        for block in self.up_blocks.modules():
+            if isinstance(block, SABlock):
+                block.attention_kind = "upward self"
 
     def forward(
         self,

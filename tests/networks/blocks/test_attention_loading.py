@@ -12,8 +12,11 @@
 
 from __future__ import annotations
 
+import copy
 import io
+import pickle
 import unittest
+import warnings
 from contextlib import redirect_stdout
 
 import torch
@@ -21,7 +24,7 @@ import torch.nn as nn
 from parameterized import parameterized
 
 from monai.networks.blocks import SABlock, SpatialAttentionBlock, TransformerBlock
-from monai.networks.blocks.attention_loading import OldCheckpoints
+from monai.networks.blocks.attention_loading import OldCheckpoints, adapted_state_dict
 from tests.release import max_difference, release_run
 
 torch.set_num_threads(1)
@@ -165,12 +168,29 @@ class TestRefusals(unittest.TestCase):
     def test_projection(self):
         with_projection, without = randomized(SABlock(24, 4)), randomized(SABlock(24, 4, use_proj_attn=False))
         self.refused(without, with_projection.state_dict(), "use_proj_attn=True")
-        self.refused(with_projection, without.state_dict(), "use_proj_attn=False")
 
     def test_a_wrapper_instead_of_a_state_dict(self):
         net = randomized(Net())
         self.refused(Net(), {"head.weight": {"nested": 1}}, "head.weight is a dict")
-        self.refused(Net(), {"state_dict": net.state_dict()}, "Missing")
+        self.refused(Net(), {"state_dict": net.state_dict()}, r"begin with state_dict[\s\S]*read_checkpoint")
+        wrapped = {f"module.{key}": value for key, value in net.state_dict().items()}
+        self.refused(Net(), wrapped, r"begin with module, as wrappers[\s\S]*read_checkpoint")
+
+    def test_two_layouts(self):
+        net = randomized(Net())
+        net.encoder = nn.Module()
+        net.encoder.blocks = nn.ModuleList([SpatialAttentionBlock(1, 8, norm_num_groups=4) for _ in range(2)])
+        state = net.state_dict()
+        key = "encoder.blocks.1.attn.to_q.weight"
+        state[key.replace("attn.", "")] = state.pop(key)
+        self.refused(net, state, rf"two layouts are mixed.*{key.replace('attn.', '')}.*encoder\.blocks\.0\.attn")
+
+    def test_a_nested_network_is_refused_whole(self):
+        """Its part of the checkpoint is judged before any of its weights changes."""
+        net = randomized(Net(), 4)
+        outer = nn.ModuleDict({"net": net})
+        state = {f"net.{key}": value for key, value in randomized(Net()).state_dict().items()}
+        self.refused(outer, {**state, "net.spatial.norm.weight": torch.ones(7)}, "left unchanged")
 
     def test_partial_load(self):
         source, net = randomized(Net()), randomized(Net(), 5)
@@ -198,6 +218,84 @@ class TestRefusals(unittest.TestCase):
         net = nn.Sequential(Net())
         net[0].twin = net[0].body
         net.load_state_dict(net.state_dict())
+
+
+class TestWeightsThatAreNotFinite(unittest.TestCase):
+    @parameterized.expand([(torch.nan, torch.float32), (torch.inf, torch.float16), (-torch.inf, torch.bfloat16)])
+    def test_load_and_warn(self, value, dtype):
+        state = {key: weight.to(dtype) for key, weight in randomized(Net()).state_dict().items()}
+        state["head.weight"][3, 4] = value
+        for load in (Net().load_state_dict, lambda part: Net().load_state_dict(part, strict=False)):
+            with self.assertWarnsRegex(UserWarning, r"NaN or infinite.*\(head\.weight\)"):
+                load(state)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            Net().load_state_dict(randomized(Net()).state_dict())
+
+
+class TestOneLoad(unittest.TestCase):
+    """The outermost module adapts for all others, load after load."""
+
+    def test_again_and_again(self):
+        source, net = randomized(Net(use_combined_linear=False)), Net().eval()
+        for number in range(3):
+            randomized(net, number)
+            net.load_state_dict(source.state_dict())
+            self.assertLessEqual(max_difference(net(tokens()), source(tokens())), 1e-6)
+
+    def test_a_part_after_the_whole(self):
+        """A block that was loaded in a network adapts on its own, too."""
+        net = Net()
+        net.load_state_dict(randomized(Net()).state_dict())
+        block, source = net.body[0]["first"].attn, randomized(SABlock(24, 4, use_combined_linear=False))
+        block.load_state_dict(source.state_dict())
+        self.assertTrue(torch.equal(block.qkv.weight[:24], source.to_q.weight))
+
+    def test_copies(self):
+        net = Net()
+        net.load_state_dict(randomized(Net()).state_dict())
+        source = randomized(Net(use_combined_linear=False), 2).eval()
+        for twin in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+            twin.eval().load_state_dict(source.state_dict())
+            self.assertEqual(max_difference(twin(tokens()), source(tokens())), 0.0)
+
+    def test_wrapped(self):
+        source = randomized(Net(use_combined_linear=False), 2)
+        net = nn.DataParallel(Net())
+        net.load_state_dict(nn.DataParallel(source).state_dict())
+        self.assertEqual(max_difference(net.module.eval()(tokens()), source(tokens())), 0.0)
+
+
+class TestAdaptedStateDict(unittest.TestCase):
+    def test_what_a_network_would_load(self):
+        source = randomized(Net(use_combined_linear=False), 2)
+        state = {**source.state_dict(), "body.0.first.cross_attn.to_q.weight": torch.ones(24, 24)}
+        keys = list(state)
+        with torch.device("meta"):
+            net = Net()
+        adapted = adapted_state_dict(net, state)
+        self.assertEqual(list(adapted), list(net.state_dict()))
+        self.assertEqual(list(state), keys)
+        self.assertTrue(net.head.weight.is_meta)
+        loaded = Net().eval()
+        nn.Module.load_state_dict(loaded, adapted)
+        self.assertEqual(max_difference(loaded(tokens()), source(tokens())), 0.0)
+
+    def test_networks_inside_another_module(self):
+        """Each is adapted by itself: one may have another age than the other."""
+        pair = nn.ModuleDict({"a": Net(), "b": nn.Sequential(Net())})
+        old, new = randomized(Net(use_combined_linear=False), 1), randomized(Net(), 2)
+        state = {f"a.{key}": value for key, value in old.state_dict().items()}
+        state |= {f"b.0.{key}": value for key, value in new.state_dict().items()}
+        pair.load_state_dict(adapted_state_dict(pair, state))
+        self.assertEqual(max_difference(pair["a"].eval()(tokens()), old(tokens())), 0.0)
+        self.assertEqual(max_difference(pair["b"].eval()(tokens()), new(tokens())), 0.0)
+
+    def test_refused(self):
+        state = randomized(Net()).state_dict()
+        del state["head.weight"]
+        with self.assertRaisesRegex(RuntimeError, r"Missing.*head\.weight"):
+            adapted_state_dict(Net(), state)
 
 
 class TestOldCheckpoints(unittest.TestCase):

@@ -26,6 +26,7 @@ from monai.apps.generation.maisi.networks.large_volumes import (
     split_convolution,
 )
 from monai.networks.blocks.attention import AttentionOptions
+from monai.networks.blocks.attention_loading import Loading
 from monai.networks.blocks.autoencoder_blocks import (
     AEKLResBlock,
     Cascade,
@@ -80,20 +81,35 @@ class MaisiUpsample(nn.Module):
         self.mode = ("linear", "bilinear", "trilinear")[spatial_dims - 1]
         self.save_mem = save_mem
 
-    def adapt_state_dict(self, state_dict: dict[str, torch.Tensor], prefix: str) -> None:
+    def adapt_state_dict(self, state_dict: dict[str, torch.Tensor], prefix: str, loading: Loading) -> None:
         """
-        Refuse the weights of an upsampling that did not interpolate: their shapes would fit.
+        Refuse the weights of an upsampling of another kind: their shapes would fit.
+
+        The transposed convolutions of GenerativeModels are those of this network, but their keys are those of its
+        nearest-neighbor upsampling, too. So are the keys of this network, with and without transposed convolutions.
 
         Raises:
-            RuntimeError: if the keys are those of another autoencoder, and this one interpolates.
+            RuntimeError: if the keys are those of another autoencoder, unless both are known to have used transposed
+                convolutions; or if this one is known to have been built otherwise.
         """
         foreign = [name for name in ("conv.conv.weight", "postconv.conv.weight") if prefix + name in state_dict]
-        if foreign and not self.use_convtranspose:
-            raise RuntimeError(
-                f"{prefix}{foreign[0]}: an AutoencoderKL wrote this checkpoint, whose upsampling does not interpolate "
-                f"as AutoencoderKlMaisi does: load it into AutoencoderKL, or rename the key to "
-                f"{prefix}conv.conv.conv.weight if its network did interpolate."
+        transposed = loading.facts.transposed_upsampling
+        if not foreign:
+            if transposed not in (None, self.use_convtranspose):
+                raise RuntimeError(f"{prefix}conv: build this network with use_convtranspose={transposed}.")
+            return
+        if transposed and self.use_convtranspose and foreign[0].startswith("conv."):
+            return
+        remedy = "load it into AutoencoderKL."
+        if self.use_convtranspose and transposed is None and foreign[0].startswith("conv."):
+            remedy += (
+                " Only if that network was built with use_convtranspose=True does it fit here: then load it by "
+                "load_old_state_dict(state_dict, facts=CheckpointFacts(transposed_upsampling=True))."
             )
+        raise RuntimeError(
+            f"{prefix}{foreign[0]}: an AutoencoderKL wrote this checkpoint, whose upsampling is not that of "
+            f"AutoencoderKlMaisi: {remedy}"
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, C, sizes) to (B, C, doubled sizes)."""

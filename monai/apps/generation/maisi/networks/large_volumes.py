@@ -23,7 +23,7 @@ import torch
 import torch.nn as nn
 
 from monai.data.meta_tensor import MetaTensor
-from monai.networks.blocks.attention_loading import rename_prefix
+from monai.networks.blocks.attention_loading import Loading, rename_prefix
 from monai.networks.blocks.autoencoder_blocks import becomes_a_graph
 from monai.networks.blocks.convolutions import Convolution
 
@@ -240,7 +240,7 @@ class MaisiConvolution(nn.Module):
         self.print_info = print_info
         self.save_mem = save_mem
 
-    def adapt_state_dict(self, state_dict: dict[str, torch.Tensor], prefix: str) -> None:
+    def adapt_state_dict(self, state_dict: dict[str, torch.Tensor], prefix: str, loading: Loading) -> None:
         """Give the weights of a convolution that was not wrapped the keys of this one. Changes ``state_dict``."""
         for name in ("weight", "bias"):
             rename_prefix(state_dict, f"{prefix}conv.{name}", f"{prefix}conv.conv.{name}")
