@@ -1,0 +1,172 @@
+# Copyright (c) MONAI Consortium
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""The commands ``inspect``, ``convert`` and ``verify``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
+from typing import Any
+
+from .command_line import UsageError, in_flags, make_parser
+from .conversion import convert_checkpoint
+from .facts import CheckpointFacts
+from .inspection import inspect_checkpoint
+from .network_config import raw_network_config, read_network_config
+from .refusal import CheckpointRefused
+from .reports import as_json, as_text
+from .verification import verify_checkpoint
+
+__all__ = ["main"]
+
+OK, DIFFERENT, BAD_INPUT, REFUSED, BROKEN, INTERRUPTED = 0, 1, 2, 3, 70, 130
+LONGEST_LINE = 800  # of an error
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """
+    Run a command.
+
+    Args:
+        arguments: of the command line; by default those of the process.
+
+    Returns:
+        the exit code, see ``--help``.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    as_object = "--json" in arguments
+    try:
+        options = make_parser().parse_args(arguments)
+    except SystemExit:  # help was asked for
+        return OK
+    except UsageError as error:
+        return _fail(str(error), BAD_INPUT, as_object)
+    caught: list[warnings.WarningMessage] = []
+    try:
+        with warnings.catch_warnings(record=True) as caught, redirect_stdout(sys.stderr):
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("always", UserWarning)
+            report, code = COMMANDS[options.command](options)
+    except KeyboardInterrupt:
+        return _fail("interrupted.", INTERRUPTED, as_object)
+    except Exception as error:
+        return _fail(_message(error), _code_of(error), as_object, caught)
+    told = _told(caught)
+    if as_object:
+        _print_object({"command": options.command, "exit_code": code, "warnings": told, **as_json(report)})
+        return code
+    for text in told:
+        print(f"warning: {text}", file=sys.stderr)
+    print(as_text(report))
+    return code
+
+
+def _code_of(error: Exception) -> int:
+    if isinstance(error, CheckpointRefused):
+        return REFUSED
+    if isinstance(error, (OSError, ValueError, TypeError, MemoryError)):
+        return BAD_INPUT
+    return REFUSED if type(error) is RuntimeError else BROKEN
+
+
+def _message(error: Exception) -> str:
+    if _code_of(error) == BROKEN:
+        return f"this should not have happened, please report it:\n{''.join(traceback.format_exception(error))}"
+    if isinstance(error, MemoryError):
+        return "the memory does not suffice."
+    if isinstance(error, OSError) and error.strerror:  # one of the system's, not of ours
+        return f"{error.filename or 'the file'}: {error.strerror}."
+    return in_flags(str(error))
+
+
+def _fail(message: str, code: int, as_object: bool, caught: Sequence[warnings.WarningMessage] = ()) -> int:
+    text = "\n".join(_shortened(line) for line in message.splitlines())
+    if as_object:
+        _print_object({"error": text, "exit_code": code, "warnings": _told(caught)})
+    else:
+        print(f"error: {text}", file=sys.stderr)
+    return code
+
+
+def _shortened(line: str) -> str:
+    """A line without its middle, where that is a list of a thousand keys: the remedy stands at the end."""
+    if len(line) <= LONGEST_LINE:
+        return line
+    half = LONGEST_LINE // 2
+    return f"{line[:half]} ... ({len(line) - 2 * half:,} characters) ... {line[-half:]}"
+
+
+def _print_object(value: dict[str, Any]) -> None:
+    print(json.dumps(value, indent=2, allow_nan=False))
+
+
+def _told(caught: Sequence[warnings.WarningMessage]) -> list[str]:
+    return list(dict.fromkeys(in_flags(" ".join(str(warning.message).split())) for warning in caught))
+
+
+def _facts(options: argparse.Namespace) -> CheckpointFacts:
+    answers = {"yes": True, "no": False, None: None}
+    return CheckpointFacts(
+        cross_attention_scaled=answers[options.cross_attention_scaled],
+        transposed_upsampling=answers[options.transposed_upsampling],
+        projection_used=answers[options.projection_used],
+    )
+
+
+def _inspect(options: argparse.Namespace) -> tuple[Any, int]:
+    return inspect_checkpoint(options.file, options.name, not options.quick, options.progress), OK
+
+
+def _convert(options: argparse.Namespace) -> tuple[Any, int]:
+    report = convert_checkpoint(
+        options.file,
+        options.output,
+        read_network_config(options.config),
+        layout=options.to,
+        name=options.name,
+        facts=_facts(options),
+        overwrite=options.force,
+        progress=options.progress,
+    )
+    return report, OK
+
+
+def _verify(options: argparse.Namespace) -> tuple[Any, int]:
+    if options.against_config and not options.against:
+        raise ValueError("--against-config needs --against, the package that it is for.")
+    report = verify_checkpoint(
+        options.file,
+        read_network_config(options.config),
+        name=options.name,
+        facts=_facts(options),
+        size=options.size,
+        batch=options.batch,
+        seed=options.seed,
+        inputs=options.inputs,
+        against=options.against,
+        against_config=raw_network_config(options.against_config) if options.against_config else None,
+        tolerance=options.tolerance,
+    )
+    return report, OK if report.comparison is None or report.comparison.agrees else DIFFERENT
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], tuple[Any, int]]] = {
+    "inspect": _inspect,
+    "convert": _convert,
+    "verify": _verify,
+}

@@ -1,0 +1,146 @@
+# Copyright (c) MONAI Consortium
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""Converts a checkpoint of any age to the layout of the fork, or of MONAI 1.6."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn as nn
+
+from monai.networks.blocks.attention_loading import adapted_state_dict
+
+from .facts import CheckpointFacts
+from .layouts import Layout, recognize_layouts
+from .network_config import NetworkConfig
+from .reading import read_checkpoint
+from .refusal import refusing
+from .release_layout import release_arguments, release_state_dict
+from .writing import check_target, write_checkpoint
+
+__all__ = ["LAYOUTS", "Conversion", "convert_checkpoint"]
+
+LAYOUTS = ("fork", "monai-1.6")
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """
+    What a conversion did.
+
+    Args:
+        source: the file that was read.
+        target: the file that was written.
+        layout: of the target, one of :data:`LAYOUTS`.
+        network: name of the class.
+        written_by: who wrote the source, by its keys.
+        wrappers: what was around the network there.
+        scale_factor: the latent scale factor beside it, which the target has, too.
+        keys_read: number of keys in the source.
+        keys_written: number of keys in the target.
+        parameters: number of values in the target.
+        size: bytes of the target.
+        arguments: what a network that takes the target is built from.
+    """
+
+    source: str
+    target: str
+    layout: str
+    network: str
+    written_by: list[Layout]
+    wrappers: tuple[str, ...]
+    scale_factor: float | None
+    keys_read: int
+    keys_written: int
+    parameters: int
+    size: int
+    arguments: dict[str, Any]
+
+
+def convert_checkpoint(
+    path: str | Path,
+    target: str | Path,
+    config: NetworkConfig,
+    layout: str = "fork",
+    name: str | None = None,
+    facts: CheckpointFacts | None = None,
+    overwrite: bool = False,
+    progress: bool | None = None,
+) -> Conversion:
+    """
+    Convert a checkpoint file, tensor by tensor; the target is written whole or not at all.
+
+    The network is built without memory for its weights, and those of the file are memory-mapped where its format
+    allows, so that the file may be larger than the memory.
+
+    Args:
+        path: the checkpoint, see :func:`monai.networks.checkpoints.reading.read_checkpoint`.
+        target: the file to write, ``.safetensors`` or one of torch, by its suffix.
+        config: the network that is to load it.
+        layout: "fork", or "monai-1.6" for the pristine release.
+        name: which network to convert where the file holds several.
+        facts: what the keys cannot tell.
+        overwrite: whether the target may exist; it may be ``path`` then.
+        progress: see :func:`monai.networks.checkpoints.progress.bar`.
+
+    Raises:
+        CheckpointRefused: if the checkpoint is damaged or not to be trusted.
+        ValueError: if an argument is out of range, or the layout cannot express the network.
+        OSError: if the target cannot be written.
+        RuntimeError: if the checkpoint does not fit the network.
+    """
+    if layout not in LAYOUTS:
+        raise ValueError(f"layout should be one of {', '.join(LAYOUTS)}, got {layout!r}.")
+    target = Path(target)
+    check_target(target, overwrite)
+    net = config.build("meta")
+    with refusing(path, name):
+        checkpoint = read_checkpoint(path, net, name)
+    adapted = adapted_state_dict(net, checkpoint.state_dict, facts)
+    _refuse_gaps(net, adapted)
+    arguments = config.arguments
+    if layout == "monai-1.6":
+        adapted, arguments = release_state_dict(net, adapted), release_arguments(net, arguments)
+    beside = next((part for part in reversed(checkpoint.wrappers) if part.endswith("state_dict")), "unet_state_dict")
+    write_checkpoint(target, adapted, checkpoint.scale_factor, beside, overwrite, progress)
+    return Conversion(
+        source=str(path),
+        target=str(target),
+        layout=layout,
+        network=config.cls.__name__,
+        written_by=recognize_layouts(checkpoint.state_dict),
+        wrappers=checkpoint.wrappers,
+        scale_factor=checkpoint.scale_factor,
+        keys_read=len(checkpoint.state_dict),
+        keys_written=len(adapted),
+        parameters=sum(value.numel() for value in adapted.values() if torch.is_tensor(value)),
+        size=target.stat().st_size,
+        arguments=arguments,
+    )
+
+
+def _refuse_gaps(net: nn.Module, adapted: dict[str, torch.Tensor]) -> None:
+    """
+    Raise if a tensor is missing that torch would only find missing when it loads, as the state of a batch norm.
+
+    Raises:
+        RuntimeError: if one is.
+    """
+    missing = [key for key in net.state_dict() if key not in adapted and not key.endswith("num_batches_tracked")]
+    if missing:
+        raise RuntimeError(
+            f"the checkpoint lacks {len(missing)} tensors of {type(net).__name__}: {', '.join(missing)}."
+        )

@@ -1,0 +1,287 @@
+# Copyright (c) MONAI Consortium
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+from __future__ import annotations
+
+import importlib
+import tempfile
+import unittest
+from pathlib import Path
+from unittest import mock
+
+import torch
+import torch.nn as nn
+from parameterized import parameterized
+
+from monai.apps.generation.maisi.networks.autoencoderkl_maisi import AutoencoderKlMaisi
+from monai.networks.blocks import SABlock, TransformerBlock
+from monai.networks.checkpoints import CheckpointFacts, read_checkpoint
+from monai.networks.checkpoints.conversion import convert_checkpoint
+from monai.networks.checkpoints.network_config import NetworkConfig
+from monai.networks.checkpoints.reference_worker import flat
+from monai.networks.checkpoints.refusal import CheckpointRefused
+from monai.networks.checkpoints.release_layout import release_arguments, release_state_dict
+from monai.networks.checkpoints.sample_inputs import sample_calls
+from monai.networks.nets import VQVAE, DecoderOnlyTransformer, DiffusionModelUNet, ViT
+from tests.networks.exports.rows import ROWS
+from tests.release import ReleaseError, max_difference, release_run
+
+torch.set_num_threads(1)
+# the release cannot split volumes this small, and computes half norms on a GPU alone
+PLAIN = {"num_splits": 1, "norm_float16": False}
+NETWORKS = [row for row in ROWS if ".blocks." not in row.module]
+UNET = {"spatial_dims": 2, "in_channels": 1, "out_channels": 1, "num_res_blocks": 1, "channels": (8, 16)}
+UNET |= {"attention_levels": (False, True), "norm_num_groups": 4, "num_head_channels": 4}
+DECODER = {"num_tokens": 7, "max_seq_len": 9, "attn_layers_dim": 24, "attn_layers_depth": 2, "attn_layers_heads": 4}
+VIT = {"in_channels": 1, "img_size": 16, "patch_size": 8, "hidden_size": 24, "mlp_dim": 32, "num_layers": 1}
+VIT |= {"num_heads": 4, "spatial_dims": 2}
+
+
+def randomized(net: nn.Module) -> nn.Module:
+    generator = torch.Generator().manual_seed(0)
+    for parameter in net.parameters():
+        nn.init.normal_(parameter, std=0.2, generator=generator)
+    return net.eval()
+
+
+def config(cls: type[nn.Module], **arguments) -> NetworkConfig:
+    return NetworkConfig(Path("net.json"), "", cls, arguments)
+
+
+class TestReleaseLayout(unittest.TestCase):
+    """The release itself loads it strictly, nothing filled in, and gives the same outputs."""
+
+    def agrees_with_the_release(self, module: str, name: str, arguments: dict) -> None:
+        cls = getattr(importlib.import_module(module), name)
+        net = randomized(cls(**arguments))
+        state = release_state_dict(net, net.state_dict())
+        there = release_arguments(net, arguments)
+        for call in sample_calls(cls, arguments):
+            torch.manual_seed(0)
+            with torch.no_grad():
+                expected = getattr(net, call.method)(**call.inputs)
+            options = {"state": state, "call_kwargs": call.inputs, "seed": 0, "fill": False, "call": call.method}
+            found = release_run(f"{module}.{name}", there, **options)
+            scale = max(1.0, *(float(tensor.abs().max()) for tensor in flat(expected)))
+            self.assertLessEqual(max_difference(found, expected), 1e-4 * scale)
+
+    @parameterized.expand([(row.name, row) for row in NETWORKS])
+    def test_networks(self, _, row):
+        arguments = {name: PLAIN.get(name, value) for name, value in row.kwargs.items()}
+        if row.network == "AutoencoderKlMaisi":
+            arguments |= PLAIN
+        self.agrees_with_the_release(row.module, row.network, arguments)
+
+    @parameterized.expand(
+        [
+            ("ViT", {**VIT, "use_proj_attn": False, "use_combined_linear": False}),
+            ("DecoderOnlyTransformer", {**DECODER, "with_cross_attention": True, "use_proj_attn": False}),
+            ("DecoderOnlyTransformer", {**DECODER, "include_fc": False, "use_combined_linear": True}),
+            ("DiffusionModelUNet", {**UNET, "include_fc": False, "use_proj_attn": True}),
+        ]
+    )
+    def test_options(self, name, arguments):
+        self.agrees_with_the_release("monai.networks.nets", name, arguments)
+
+    def test_the_fork_takes_it_back(self):
+        net = randomized(DecoderOnlyTransformer(**DECODER))
+        state = release_state_dict(net, net.state_dict())
+        self.assertEqual(state["blocks.0.attn.causal_mask"].shape, (1, 1, 9, 9))
+        again = DecoderOnlyTransformer(**DECODER)
+        again.load_state_dict(state)
+        for key, value in net.state_dict().items():
+            self.assertTrue(torch.equal(again.state_dict()[key], value), key)
+
+    def test_networks_of_a_user(self):
+        """Blocks outside of MONAI's networks have the release's own options."""
+        net = nn.Sequential(TransformerBlock(24, 32, 4, use_combined_linear=False, include_fc=False))
+        state = release_state_dict(net, net.state_dict())
+        added = {"0.norm_cross_attn.weight", "0.norm_cross_attn.bias"}
+        self.assertEqual(state.keys(), net.state_dict().keys() | added)
+
+    def test_networks_inside_of_others(self):
+        """A subclass of a network, as a part of another one, is built as the release builds that network."""
+
+        class Mine(ViT):
+            pass
+
+        net = nn.ModuleDict({"encoder": Mine(**VIT, use_proj_attn=False, use_combined_linear=False)})
+        inner = release_state_dict(net["encoder"], net["encoder"].state_dict())
+        state = release_state_dict(net, net.state_dict())
+        self.assertEqual(state.keys(), {f"encoder.{key}" for key in inner})
+        release_run("monai.networks.nets.ViT", VIT, state=inner, fill=False, call=None)
+
+    @parameterized.expand(
+        [
+            ("monai.networks.nets.DiffusionModelUNet", DiffusionModelUNet, {**UNET, "spatial_dims": 1}),
+            (
+                "monai.networks.nets.VQVAE",
+                VQVAE,
+                {"spatial_dims": 1, "in_channels": 1, "out_channels": 1, "channels": (8, 8), "num_res_channels": (8, 8)}
+                | {"downsample_parameters": (2, 4, 1, 1), "upsample_parameters": (2, 4, 1, 1, 0), "num_res_layers": 1},
+            ),
+            (
+                "monai.apps.generation.maisi.networks.autoencoderkl_maisi.AutoencoderKlMaisi",
+                AutoencoderKlMaisi,
+                {"spatial_dims": 2, "in_channels": 1, "out_channels": 1, "num_res_blocks": (1, 1), **PLAIN}
+                | {"num_channels": (8, 8), "attention_levels": (False, False), "norm_num_groups": 4},
+            ),
+        ]
+    )
+    def test_what_the_release_cannot_run(self, target, cls, arguments):
+        net = randomized(cls(**arguments))
+        call = sample_calls(cls, arguments)[0]
+        with self.assertRaises(ReleaseError):
+            options = {"state": net.state_dict(), "call_kwargs": call.inputs, "call": call.method}
+            release_run(target, arguments, **options)
+        with self.assertRaisesRegex(ValueError, "cannot run .* spatial_dims"):
+            release_state_dict(net, net.state_dict())
+
+    def test_what_the_release_computes_wrongly(self):
+        arguments = {"hidden_size": 24, "num_heads": 4, "rel_pos_embedding": "decomposed", "input_size": (2, 2, 2)}
+        net, x = randomized(SABlock(**arguments)), torch.randn(1, 8, 24)
+        found = release_run("monai.networks.blocks.SABlock", arguments, (x,), state=net.state_dict())
+        self.assertGreater(max_difference(found, net(x)), 1e-3)
+        with self.assertRaisesRegex(ValueError, "relative positions"):
+            release_state_dict(net, net.state_dict())
+        flat = SABlock(24, 4, rel_pos_embedding="decomposed", input_size=(2, 4))
+        release_state_dict(flat, flat.state_dict())
+
+
+class FolderCase(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = Path(folder.name)
+        self.source = self.folder / "old.pt"
+
+    def save_generative_models(self) -> dict[str, torch.Tensor]:
+        """A network in the layout of GenerativeModels 0.2, with a projection that it never used."""
+        net = randomized(DiffusionModelUNet(**UNET, use_proj_attn=False))
+        state = {key.replace(".attn.", "."): value for key, value in net.state_dict().items()}
+        for key in [key for key in state if key.endswith("to_q.weight")]:
+            state[key.replace("to_q", "proj_attn")] = torch.randn(16, 16)
+            state[key.replace("to_q.weight", "proj_attn.bias")] = torch.randn(16)
+        torch.save({"state_dict": state}, self.source)
+        return net.state_dict()
+
+
+class TestConversion(FolderCase):
+    @parameterized.expand([("new.pt",), ("new.pth",), ("new.ckpt",), ("new.safetensors",), ("NEW.PT",)])
+    def test_formats(self, name):
+        expected = self.save_generative_models()
+        before = self.source.read_bytes()
+        report = convert_checkpoint(
+            self.source, self.folder / name, config(DiffusionModelUNet, **UNET, use_proj_attn=False)
+        )
+        found = read_checkpoint(self.folder / name)
+        self.assertEqual(found.wrappers, ())
+        self.assertEqual(found.state_dict.keys(), expected.keys())
+        for key, value in expected.items():
+            self.assertTrue(torch.equal(found.state_dict[key], value), key)
+        self.assertEqual(report.wrappers, ("state_dict",))
+        self.assertEqual((report.keys_read, report.keys_written), (len(expected) + 8, len(expected)))
+        self.assertEqual(report.written_by[0].name, "to_q")
+        self.assertEqual(report.size, (self.folder / name).stat().st_size)
+        self.assertEqual(self.source.read_bytes(), before)
+        self.assertEqual(sorted(path.name for path in self.folder.iterdir()), sorted([name, "old.pt"]))
+
+    def test_the_release_loads_the_file(self):
+        self.save_generative_models()
+        target = self.folder / "new.pt"
+        report = convert_checkpoint(
+            self.source, target, config(DiffusionModelUNet, **UNET, use_proj_attn=False), layout="monai-1.6"
+        )
+        net = DiffusionModelUNet(**UNET, use_proj_attn=False).eval()
+        net.load_state_dict(torch.load(self.source, weights_only=True)["state_dict"])
+        inputs = sample_calls(DiffusionModelUNet, UNET)[0].inputs
+        state = torch.load(target, weights_only=True)
+        found = release_run(
+            "monai.networks.nets.DiffusionModelUNet", report.arguments, state=state, call_kwargs=inputs, fill=False
+        )
+        self.assertEqual(report.arguments["include_fc"], False)
+        self.assertLessEqual(max_difference(found, net(**inputs)), 1e-5)
+
+    @parameterized.expand([("new.pt",), ("new.safetensors",)])
+    def test_the_scale_factor_stays(self, name):
+        net = randomized(DiffusionModelUNet(**UNET))
+        torch.save({"unet_state_dict": net.state_dict(), "scale_factor": torch.tensor(1.0169)}, self.source)
+        report = convert_checkpoint(self.source, self.folder / name, config(DiffusionModelUNet, **UNET))
+        self.assertAlmostEqual(report.scale_factor, 1.0169, places=6)
+        self.assertEqual(read_checkpoint(self.folder / name).scale_factor, report.scale_factor)
+        if name.endswith(".pt"):
+            content = torch.load(self.folder / name, weights_only=True)
+            self.assertEqual(list(content), ["unet_state_dict", "scale_factor"])
+
+    def test_facts(self):
+        net = randomized(DiffusionModelUNet(**UNET))
+        torch.save(net.state_dict(), self.source)
+        unused = CheckpointFacts(projection_used=False)
+        without = config(DiffusionModelUNet, **UNET, use_proj_attn=False)
+        with self.assertRaisesRegex(RuntimeError, "out_proj"):
+            convert_checkpoint(self.source, self.folder / "new.pt", without)
+        report = convert_checkpoint(self.source, self.folder / "new.pt", without, facts=unused)
+        self.assertEqual(report.keys_read - report.keys_written, 8)
+
+    def test_types_stay(self):
+        torch.save(randomized(ViT(**VIT)).half().state_dict(), self.source)
+        target = self.folder / "new.safetensors"
+        convert_checkpoint(self.source, target, config(ViT, **VIT, use_combined_linear=False), layout="monai-1.6")
+        self.assertEqual({value.dtype for value in read_checkpoint(target).state_dict.values()}, {torch.half})
+
+
+class TestRefusals(FolderCase):
+    def setUp(self):
+        super().setUp()
+        self.net = randomized(ViT(**VIT))
+        torch.save(self.net.state_dict(), self.source)
+        self.config = config(ViT, **VIT)
+
+    def assert_only_the_source(self) -> None:
+        self.assertEqual([path.name for path in self.folder.iterdir()], ["old.pt"])
+
+    def test_a_checkpoint_of_another_network(self):
+        with self.assertRaisesRegex(RuntimeError, "size mismatch"):
+            convert_checkpoint(self.source, self.folder / "new.pt", config(ViT, **{**VIT, "mlp_dim": 48}))
+        self.assert_only_the_source()
+
+    def test_damaged(self):
+        self.source.write_bytes(self.source.read_bytes()[:-500])
+        with self.assertRaises(CheckpointRefused):
+            convert_checkpoint(self.source, self.folder / "new.pt", self.config)
+        self.assert_only_the_source()
+
+    def test_two_networks(self):
+        state = self.net.state_dict()
+        torch.save({"net": dict(state), "ema": dict(state)}, self.source)
+        with self.assertRaisesRegex(ValueError, "'net', 'ema'") as caught:
+            convert_checkpoint(self.source, self.folder / "new.pt", self.config)
+        self.assertNotIsInstance(caught.exception, CheckpointRefused)
+        convert_checkpoint(self.source, self.folder / "new.pt", self.config, name="ema")
+        self.assertTrue((self.folder / "new.pt").is_file())
+
+    def test_a_batch_norm_that_is_not_there(self):
+        """torch would miss it only when it loads."""
+        net = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+        torch.save({f"0.{key}": value for key, value in net[0].state_dict().items()}, self.source)
+        made = mock.Mock(cls=nn.Sequential, arguments={}, build=lambda device: net)
+        with self.assertRaisesRegex(RuntimeError, r"lacks 4 tensors .* 1\.weight"):
+            convert_checkpoint(self.source, self.folder / "new.pt", made)
+        self.assert_only_the_source()
+
+    def test_layout(self):
+        with self.assertRaisesRegex(ValueError, "fork, monai-1.6"):
+            convert_checkpoint(self.source, self.folder / "new.pt", self.config, layout="monai-1.5")
+
+
+if __name__ == "__main__":
+    unittest.main()
