@@ -33,37 +33,37 @@ def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def package_files(folder: Path) -> list[str]:
-    """Paths, relative to ``folder``, of the files below its ``monai``; caches and hidden files do not count."""
+def package_files(folder: Path, package: str = "monai") -> list[str]:
+    """Paths, relative to ``folder``, of the files below its ``package``; caches and hidden files do not count."""
     found = []
-    for place, folders, names in os.walk(folder / "monai"):
+    for place, folders, names in os.walk(folder / package):
         folders[:] = [name for name in folders if name != "__pycache__" and not name.startswith(".")]
         found += [Path(place, name).relative_to(folder).as_posix() for name in names if not name.startswith(".")]
     return sorted(found)
 
 
-def package_digests(folder: Path) -> dict[str, str]:
-    """Digest of every file below ``monai`` of ``folder``; a link that leads nowhere has an empty one."""
-    paths = {name: folder / name for name in package_files(folder)}
+def package_digests(folder: Path, package: str = "monai") -> dict[str, str]:
+    """Digest of every file below ``package`` of ``folder``; a link that leads nowhere has an empty one."""
+    paths = {name: folder / name for name in package_files(folder, package)}
     return {name: digest(path.read_bytes()) if path.exists() else "" for name, path in paths.items()}
 
 
-def record_digests(release: Path) -> dict[str, str]:
+def record_digests(release: Path, package: str = "monai") -> dict[str, str]:
     """
-    Digest of every file of ``monai`` as the release's own RECORD tells.
+    Digest of every file of ``package`` as the release's own RECORD tells.
 
     Raises:
         ForkError: if there is no RECORD, or it gives a file without a sha256.
     """
-    records = list(release.glob("monai-*.dist-info/RECORD"))
+    records = list(release.glob("*.dist-info/RECORD"))
     if len(records) != 1:
         raise ForkError(
-            f"{release} is no unpacked wheel of monai: it holds {len(records)} files dist-info/RECORD, not 1"
+            f"{release} is no unpacked wheel of {package}: it holds {len(records)} files dist-info/RECORD, not 1"
         )
     found = {}
     with records[0].open(newline="", encoding="utf-8") as lines:
         for path, hashed, _ in csv.reader(lines):
-            if path.startswith("monai/"):
+            if path.startswith(f"{package}/"):
                 if not hashed.startswith("sha256="):
                     raise ForkError(f"{records[0]} gives no sha256 of {path}")
                 found[path] = base64.urlsafe_b64decode(hashed.removeprefix("sha256=") + "=").hex()

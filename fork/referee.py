@@ -20,10 +20,12 @@ import pickle
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fork.wheel import pristine
+from fork.packages import environment
+from fork.pin import read_pin
 
 __all__ = ["Referee", "RefereeError", "release_environment"]
 
@@ -41,8 +43,7 @@ def release_environment() -> dict[str, str]:
     Raises:
         ForkError: if the release cannot be had.
     """
-    path = os.pathsep.join([str(pristine()), os.environ.get("PYTHONPATH", "")])
-    return {**os.environ, "PYTHONPATH": path.rstrip(os.pathsep), "OMP_NUM_THREADS": "1"}
+    return environment(f"monai=={read_pin().version}")
 
 
 class Referee:
@@ -52,19 +53,20 @@ class Referee:
     Args:
         worker: ``module:class``, found from the root of the repository. An object of the class answers the requests:
             each names one of its methods.
+        variables: environment of the process, see :func:`fork.packages.environment`; by default the release's.
 
     Raises:
         ForkError: if the release cannot be had.
     """
 
-    def __init__(self, worker: str) -> None:
+    def __init__(self, worker: str, variables: Mapping[str, str] | None = None) -> None:
         self._words = tempfile.TemporaryFile("w+")
         self._process = subprocess.Popen(
             [sys.executable, "-W", "ignore", "-m", "fork.referee", worker],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._words,
-            env=release_environment(),
+            env=release_environment() if variables is None else variables,
             cwd=ROOT,
         )
 
@@ -80,7 +82,7 @@ class Referee:
             self._process.stdin.flush()  # type: ignore[union-attr]
             done, value = pickle.load(self._process.stdout)  # type: ignore[arg-type]
         except (EOFError, BrokenPipeError):
-            raise RefereeError(f"the release's process ended: {self._last_words()}") from None
+            raise RefereeError(f"the referee's process ended: {self._last_words()}") from None
         if not done:
             raise RefereeError(value)
         return value

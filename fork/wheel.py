@@ -23,7 +23,7 @@ from pathlib import Path
 from fork.files import digest, package_digests, put_in_place, record_digests, scratch_folder
 from fork.pin import ForkError, Pin, read_pin
 
-__all__ = ["cache_place", "cached_wheel", "download", "fetch", "pristine", "release_folder", "unpack"]
+__all__ = ["cache_place", "cached_wheel", "download", "fetch", "is_intact", "pristine", "release_folder", "unpack"]
 
 
 def pristine(root: Path | str | None = None) -> Path:
@@ -40,13 +40,13 @@ def pristine(root: Path | str | None = None) -> Path:
     """
     pin = read_pin(root)
     home = release_folder(pin)
-    if _is_intact(home):
+    if is_intact(home):
         return home
     wheel = fetch(pin)
     with scratch_folder(home) as scratch:
         new = scratch / "new"
         unpack(wheel, new)
-        put_in_place(new, home, lambda: _is_intact(home))
+        put_in_place(new, home, lambda: is_intact(home))
     return home
 
 
@@ -87,7 +87,7 @@ def cached_wheel(pin: Pin) -> Path | None:
     return place if place.is_file() and digest(place.read_bytes()) == pin.sha256 else None
 
 
-def download(version: str, folder: Path, sha256: str | None = None) -> Path:
+def download(version: str, folder: Path, sha256: str | None = None, name: str = "monai") -> Path:
     """
     Let pip fetch the wheel of a release.
 
@@ -95,12 +95,13 @@ def download(version: str, folder: Path, sha256: str | None = None) -> Path:
         version: the release.
         folder: an empty folder for the wheel.
         sha256: the hash it must have; without it, any will do.
+        name: the distribution. Defaults to "monai".
 
     Raises:
         ForkError: if pip has no such wheel; the text tells pip's reason.
     """
     requirements = folder / "requirements.txt"
-    requirements.write_text(f"monai=={version}" + (f" --hash=sha256:{sha256}" if sha256 else "") + "\n")
+    requirements.write_text(f"{name}=={version}" + (f" --hash=sha256:{sha256}" if sha256 else "") + "\n")
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--ignore-requires-python"]
     command += ["--disable-pip-version-check", "--no-input", "--progress-bar=off", "--dest", str(folder)]
     command += ["--require-hashes"] if sha256 else []
@@ -117,58 +118,59 @@ def download(version: str, folder: Path, sha256: str | None = None) -> Path:
     )
     wheels = list(folder.glob("*.whl"))
     if done.returncode or len(wheels) != 1:
-        raise ForkError(_explain(done.stdout, version, sha256))
+        raise ForkError(_explain(done.stdout, f"{name} {version}", sha256))
     if sha256 and digest(wheels[0].read_bytes()) != sha256:
-        raise ForkError(_other_hash(version, sha256, digest(wheels[0].read_bytes())))
+        raise ForkError(_other_hash(f"{name} {version}", sha256, digest(wheels[0].read_bytes())))
     return wheels[0]
 
 
-def unpack(wheel: Path, folder: Path) -> None:
+def unpack(wheel: Path, folder: Path, package: str = "monai") -> None:
     """
-    Unpack a wheel.
+    Unpack the wheel of ``package``.
 
     Raises:
-        ForkError: if it is no wheel of MONAI, or a file in it is not as its RECORD says.
+        ForkError: if it is no wheel, or a file of the package is not as the wheel's RECORD says.
     """
     try:
         with zipfile.ZipFile(wheel) as archive:
             archive.extractall(folder)
     except zipfile.BadZipFile as error:
         raise ForkError(f"{wheel.name} cannot be unpacked: {error}") from None
-    if package_digests(folder) != record_digests(folder):
+    if package_digests(folder, package) != record_digests(folder, package):
         raise ForkError(f"{wheel.name} does not hold the files that its own RECORD lists")
 
 
-def _is_intact(release: Path) -> bool:
-    return release.is_dir() and package_digests(release) == record_digests(release)
+def is_intact(folder: Path, package: str = "monai") -> bool:
+    """Whether ``folder`` holds a wheel of ``package``, unpacked and unmodified."""
+    return folder.is_dir() and package_digests(folder, package) == record_digests(folder, package)
 
 
-def _other_hash(version: str, sha256: str, got: str) -> str:
+def _other_hash(release: str, sha256: str, got: str) -> str:
     return (
-        f"the wheel of monai {version} that pip found has sha256 {got}, the pin in setup.cfg says {sha256}: "
+        f"the wheel of {release} that pip found has sha256 {got}, the pin says {sha256}: "
         "use an index or wheelhouse with the real file, or correct the pin"
     )
 
 
-def _explain(output: str, version: str, sha256: str | None) -> str:
+def _explain(output: str, release: str, sha256: str | None) -> str:
     """One line that tells why pip has not fetched the release."""
     if "No module named pip" in output:
         return f"pip is needed to fetch the release and {sys.executable} has none: run '{sys.executable} -m ensurepip'"
     got = re.search(r"Got\s+([0-9a-f]{64})", output)
     if sha256 and got:
-        return _other_hash(version, sha256, got[1])
+        return _other_hash(release, sha256, got[1])
     versions = re.search(r"\(from versions: (.*)\)", output)
     if versions and versions[1] != "none":
         known = versions[1].split(", ")
-        return f"pip finds no wheel of monai {version}, only of {', '.join(known[-5:])}: name a release that exists"
+        return f"pip finds no wheel of {release}, only of {', '.join(known[-5:])}: name a release that exists"
     if versions:
         return (
-            f"pip finds no wheel of monai {version}, nor of any other release{_broken_connection(output)}: "
+            f"pip finds no wheel of {release}, nor of any other release{_broken_connection(output)}: "
             "check the network, or pip's index, proxy and wheelhouse (PIP_INDEX_URL, PIP_PROXY, PIP_FIND_LINKS)"
         )
     errors = [line.strip() for line in output.splitlines() if line.strip()]
     errors = [line for line in errors if line.startswith("ERROR:")] or errors[-1:]
-    return f"pip cannot fetch monai {version}: {' '.join(errors).replace('ERROR: ', '') or 'it does not say why'}"
+    return f"pip cannot fetch {release}: {' '.join(errors).replace('ERROR: ', '') or 'it does not say why'}"
 
 
 def _broken_connection(output: str) -> str:

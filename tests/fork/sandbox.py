@@ -34,7 +34,7 @@ def get_versions():
 
 METADATA = """\
 Metadata-Version: 2.4
-Name: monai
+Name: NAME
 Version: VERSION
 Summary: a small release
 """
@@ -67,14 +67,17 @@ monai/blocks/New.py = it is needed
 """
 
 
-def write_wheel(folder: Path, version: str, files: Mapping[str, str], name: str | None = None) -> Path:
-    """Write a wheel of monai with these files; returns its path."""
-    info = f"monai-{version}.dist-info"
-    metadata = {"METADATA": METADATA.replace("VERSION", version), "WHEEL": WHEEL, "licenses/LICENSE": "free\n"}
+def write_wheel(
+    folder: Path, version: str, files: Mapping[str, str], name: str | None = None, distribution: str = "monai"
+) -> Path:
+    """Write a wheel with these files; returns its path."""
+    info = f"{distribution}-{version}.dist-info"
+    described = METADATA.replace("VERSION", version).replace("NAME", distribution)
+    metadata = {"METADATA": described, "WHEEL": WHEEL, "licenses/LICENSE": "free\n"}
     contents = {**files, **{f"{info}/{path}": text for path, text in metadata.items()}}
     record = [f"{path},sha256={_encoded(text)},{len(text.encode())}" for path, text in contents.items()]
     contents[f"{info}/RECORD"] = "\n".join([*record, f"{info}/RECORD,,"]) + "\n"
-    wheel = folder / (name or f"monai-{version}-py3-none-any.whl")
+    wheel = folder / (name or f"{distribution}-{version}-py3-none-any.whl")
     with zipfile.ZipFile(wheel, "w") as archive:
         for path, text in contents.items():
             archive.writestr(path, text)
