@@ -10,6 +10,8 @@
 # limitations under the License.
 
 
+# ruff: noqa: F401
+
 from __future__ import annotations
 
 from .checkpoints import Checkpoint, CheckpointFacts, load_checkpoint, read_checkpoint
