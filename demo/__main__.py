@@ -32,7 +32,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, help="file to write every figure to")
     parser.add_argument("--device", default="cpu", help="device to run on (%(default)s)")
     parser.add_argument("--rows", help="rows to run, separated by commas (default: all)")
-    parser.add_argument("--checkpoint", type=Path, help="checkpoint of the older release (default: the repository's)")
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        action="append",
+        default=[],
+        help="checkpoint of an older package to take in place of the repository's of the same network; repeatable",
+    )
     return parser.parse_args(argv)
 
 

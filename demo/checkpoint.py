@@ -9,11 +9,12 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The checkpoint that an older MONAI release wrote."""
+"""The checkpoints that older packages wrote."""
 
 from __future__ import annotations
 
 import pickle
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,17 +23,16 @@ import torch
 import torch.nn as nn
 
 from demo.checks import DemoError
-from demo.make_checkpoint import CHECKPOINT
+from demo.make_checkpoint import RECIPES
 
-__all__ = ["CHECKPOINT", "OldCheckpoint", "read_checkpoint"]
+__all__ = ["AutoencoderCheckpoint", "Checkpoints", "ViTCheckpoint", "as_in_monai", "read_checkpoints"]
 
 
 @dataclass(frozen=True)
 class OldCheckpoint:
-    """What ``demo/train_checkpoint.py`` wrote.
+    """What :mod:`demo.make_checkpoint` wrote.
 
-    ``input`` is slice ``slice`` of the scan with the patches of the mask ``hidden`` hidden, ``output`` what the
-    release that wrote the file gives for it, ``head`` the linear layer that turns its tokens into pixels.
+    ``input`` is made of slice ``slice`` of the scan, ``output`` what the package that wrote the file gives for it.
     """
 
     monai: str
@@ -40,11 +40,14 @@ class OldCheckpoint:
     network: str
     options: dict[str, Any]
     state_dict: dict[str, torch.Tensor]
-    head: dict[str, torch.Tensor]
     slice: int
-    hidden: torch.Tensor
     input: torch.Tensor
     output: torch.Tensor
+
+    @property
+    def writer(self) -> str:
+        """The package that trained the network."""
+        return f"MONAI {self.monai}"
 
     def load_into(self, net: nn.Module) -> None:
         """Load the network's weights, strictly.
@@ -56,7 +59,19 @@ class OldCheckpoint:
             net.load_state_dict(self.state_dict, strict=True)
         except RuntimeError as error:
             reason = " ".join(str(error).split())
-            raise DemoError(f"the checkpoint of MONAI {self.monai} does not load: {reason[:300]}") from error
+            raise DemoError(f"the checkpoint of {self.writer} does not load: {reason[:300]}") from error
+
+
+@dataclass(frozen=True)
+class ViTCheckpoint(OldCheckpoint):
+    """A ViT that fills in hidden patches.
+
+    In ``input`` the patches of the mask ``hidden`` are hidden; ``head`` is the linear layer that turns the tokens of
+    ``output`` into pixels.
+    """
+
+    head: dict[str, torch.Tensor]
+    hidden: torch.Tensor
 
     def head_layer(self) -> nn.Linear:
         """The linear layer from tokens to pixels."""
@@ -66,16 +81,58 @@ class OldCheckpoint:
         return head
 
 
+@dataclass(frozen=True)
+class AutoencoderCheckpoint(OldCheckpoint):
+    """An AutoencoderKL of the GenerativeModels of version ``generative``; ``output`` is its reconstruction."""
+
+    generative: str
+
+    @property
+    def writer(self) -> str:
+        """The package that trained the network."""
+        return f"GenerativeModels {self.generative}"
+
+
+def as_in_monai(options: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of GenerativeModels' AutoencoderKL, as MONAI's spells them."""
+    return {"channels" if name == "num_channels" else name: value for name, value in options.items()}
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """The checkpoints of a run."""
+
+    vit: ViTCheckpoint
+    autoencoder: AutoencoderCheckpoint
+
+
+KINDS: dict[str, type[OldCheckpoint]] = {"ViT": ViTCheckpoint, "AutoencoderKL": AutoencoderCheckpoint}
+
+
+def read_checkpoints(others: Iterable[Path] = ()) -> Checkpoints:
+    """Read the repository's checkpoints; one of ``others`` takes the place of the one of the same network.
+
+    Raises:
+        DemoError: when one is missing or is something else.
+    """
+    found: dict[str, Any] = {checkpoint.network: checkpoint for checkpoint in map(read_checkpoint, others)}
+    for network in KINDS.keys() - found.keys():
+        found[network] = read_checkpoint(RECIPES[network].file)
+    return Checkpoints(found["ViT"], found["AutoencoderKL"])
+
+
 def read_checkpoint(path: Path) -> OldCheckpoint:
-    """Read a file of ``demo/train_checkpoint.py``.
+    """Read a file of :mod:`demo.make_checkpoint`.
 
     Raises:
         DemoError: when it is missing or is something else.
     """
-    remedy = "make it with: python -m demo.make_checkpoint"
+    remedy = f"make it with: python -m demo.make_checkpoint {' or '.join(RECIPES)}"
     try:
-        return OldCheckpoint(**torch.load(path, map_location="cpu", weights_only=True))
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        return KINDS[content["network"]](**content)
     except FileNotFoundError:
         raise DemoError(f"{path} is missing, {remedy}") from None
-    except (OSError, TypeError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise DemoError(f"{path} is no checkpoint of the demo ({str(error).splitlines()[0]}), {remedy}") from error
+    except (OSError, TypeError, LookupError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise DemoError(f"{path} is no checkpoint of the demo ({reason}), {remedy}") from error

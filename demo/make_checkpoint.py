@@ -9,14 +9,15 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Remake ``tests/testing_data/vit_monai_1.5.2.pt``, a ViT that MONAI 1.5.2 trained on the slices of the demo's scan.
+"""Remake a checkpoint of the demo: the package that wrote it trains it anew on the slices of the scan.
 
-From the root of the repository, with nothing but Python::
+From the root of the repository::
 
-    python -m demo.make_checkpoint
+    python -m demo.make_checkpoint ViT              # MONAI 1.5.2, some minutes
+    python -m demo.make_checkpoint AutoencoderKL    # GenerativeModels 0.2.3, about a minute
 
-makes an environment in ``build/monai-1.5.2``, installs MONAI 1.5.2 there from PyPI, trains for some minutes with a
-fixed seed and writes the file: state dict, a reference input, and the output that MONAI 1.5.2 gives for it.
+pip fetches the pinned packages into ``build/packages``; a process of their own trains with a fixed seed, on one thread,
+and writes the state dict, a reference input, and the output that the package gives for it.
 """
 
 from __future__ import annotations
@@ -24,36 +25,64 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-import venv
+from dataclasses import dataclass
 from pathlib import Path
 
+from fork import ForkError
+from fork.packages import environment
+
 ROOT = Path(__file__).resolve().parents[1]
-CHECKPOINT = ROOT / "tests" / "testing_data" / "vit_monai_1.5.2.pt"
-REQUIREMENTS = ("torch==2.13.0", "monai==1.5.2", "numpy>=2.2,<2.5", "einops==0.8.2", "nibabel==5.4.2")
+FOLDER = ROOT / "tests" / "testing_data"
 
 
-def environment(folder: Path) -> Path:
-    """Make the environment of the old release where it is missing, and return its interpreter."""
-    python = folder / "bin" / "python"
-    if not python.exists():
-        venv.create(folder, with_pip=True)
-    subprocess.run([python, "-m", "pip", "install", "--quiet", *REQUIREMENTS], check=True)
-    return python
+@dataclass(frozen=True)
+class Recipe:
+    """How a checkpoint is made.
+
+    Args:
+        file: the checkpoint.
+        packages: what writes it, the first ones first on the path.
+        module: trains, when it is run.
+        steps: how many updates the training takes.
+    """
+
+    file: Path
+    packages: tuple[str, ...]
+    module: str
+    steps: int
 
 
-def main() -> int:
-    """Train in the old environment."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, default=CHECKPOINT, help="file to write (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=12000, help="training steps (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="seed (default: %(default)s)")
-    args = parser.parse_args()
+RECIPES = {
+    "ViT": Recipe(FOLDER / "vit_monai_1.5.2.pt", ("monai==1.5.2",), "demo.train_vit", 12000),
+    "AutoencoderKL": Recipe(
+        FOLDER / "autoencoderkl_generative_0.2.3.pt",
+        ("monai-generative==0.2.3", "monai==1.3.2"),
+        "demo.train_autoencoder",
+        800,
+    ),
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Train with the old packages; 1 where that fails."""
+    words, _, details = __doc__.partition("\n")
+    style = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        prog="python -m demo.make_checkpoint", description=words, epilog=details, formatter_class=style
+    )
+    parser.add_argument("network", choices=RECIPES)
+    parser.add_argument("--output", type=Path, help="file to write (default: the one in tests/testing_data)")
+    parser.add_argument("--steps", type=int, help="updates of the weights (default: those of the kept file)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights and training (default: %(default)s)")
+    args = parser.parse_args(argv)
+    recipe = RECIPES[args.network]
+    output = (args.output or recipe.file).resolve()
+    command = [sys.executable, "-W", "ignore", "-m", recipe.module, f"--output={output}", f"--seed={args.seed}"]
+    command.append(f"--steps={recipe.steps if args.steps is None else args.steps}")
     try:
-        python = environment(ROOT / "build" / "monai-1.5.2")
-        command = [python, "-W", "ignore", "-m", "demo.train_checkpoint", "--output", args.output.resolve()]
-        subprocess.run([*command, f"--steps={args.steps}", f"--seed={args.seed}"], check=True, cwd=ROOT)
-    except subprocess.CalledProcessError as error:
-        print(f"demo.make_checkpoint: {' '.join(map(str, error.cmd))} failed", file=sys.stderr)
+        subprocess.run(command, check=True, cwd=ROOT, env=environment(*recipe.packages))
+    except (ForkError, subprocess.CalledProcessError) as error:
+        print(f"demo.make_checkpoint failed: {error}", file=sys.stderr)
         return 1
     return 0
 

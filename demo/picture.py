@@ -9,33 +9,34 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The attention of one patch, as a picture."""
+"""What the demo draws: the attention of one patch, and what autoencoders make of a slice."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import matplotlib
 import torch
 import torch.nn as nn
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, FigureBase
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Rectangle
 
-from demo.checkpoint import OldCheckpoint
+from demo.checkpoint import ViTCheckpoint
 from demo.checks import Check
 from demo.masked import fill_in, from_patches, paint, to_patches
 from demo.measure import difference
+from demo.work import Strip
 from monai.networks.blocks import SABlock
 
 QUERY = (3, 3)
 """Column and row of the patch whose attention is shown, from the lower left corner."""
 OUTLINE = "#00e5ff"
-RECONSTRUCTION = (
-    "a slice that was held out",
-    "the same, through the latents of\nan AutoencoderKL without projection",
-    "absolute difference",
-)
+WIDTH, TITLES = 13.0, 0.9
+"""Of the picture, and the height of what stands above a row of it, in inches."""
 
 
 class Attention:
@@ -47,12 +48,13 @@ class Attention:
         image: the slice of the scan, ``(1, 1, H, W)``.
     """
 
-    def __init__(self, net: nn.Module, checkpoint: OldCheckpoint, image: torch.Tensor) -> None:
+    def __init__(self, net: nn.Module, checkpoint: ViTCheckpoint, image: torch.Tensor) -> None:
         self.patch = tuple(checkpoint.options["patch_size"])
         self.grid = tuple(s // p for s, p in zip(checkpoint.options["img_size"], self.patch))
         query = QUERY[0] * self.grid[1] + QUERY[1]
         mask = checkpoint.hidden.clone()
         mask[0, query] = True
+        self.title = f"ViT trained by {checkpoint.writer}: slice {checkpoint.slice} of the scan"
         self.image, self.hidden = image, paint(image, mask, self.patch)
         checkpoint.load_into(net)
         with torch.no_grad():
@@ -68,29 +70,45 @@ class Attention:
             Check("sum of the attention of a patch, less one", difference(self.weights.sum(), torch.ones(())), 1e-5),
         )
 
-    def save(self, path: Path, title: str, reconstruction: torch.Tensor | None = None) -> None:
-        """Write the PNG, beside it a slice and its reconstruction, (2, H, W), if there is one."""
+    def draw(self, figure: FigureBase) -> None:
+        """Show what the network sees, where the patch looks, and what the network fills in."""
         over = self.weights.repeat_interleave(self.patch[0], 0).repeat_interleave(self.patch[1], 1)
-        rows = 1 if reconstruction is None else 2
-        figure = Figure(figsize=(12, 4.4 * rows), layout="constrained")
-        figure.suptitle(title)
-        panels = figure.subplots(rows, 3, squeeze=False)
-        left, middle, right = panels[0]
+        figure.suptitle(self.title)
+        left, middle, right = figure.subplots(1, 3)
         seen = self.hidden[0, 0].masked_fill(self.hidden[0, 0] < 0, float("nan"))
         _show(left, seen, "what the network sees\n(hidden patches in blue)")
         _show(middle, self.image[0, 0], "where the outlined patch looks\n(last block, mean of the heads)")
         colors = middle.imshow(100 * over.T, origin="lower", cmap="inferno", alpha=0.65)
-        bar = figure.colorbar(colors, ax=middle, shrink=0.8)
-        bar.set_label("attention in %")
+        figure.colorbar(colors, ax=middle, shrink=0.8, label="attention in %")
         _show(right, self.filled[0, 0], "hidden patches filled in\nby the network")
         for axes in (left, middle, right):
             corner = (QUERY[0] * self.patch[0] - 0.5, QUERY[1] * self.patch[1] - 0.5)
             axes.add_patch(Rectangle(corner, *self.patch, fill=False, edgecolor=OUTLINE, linewidth=2))
-        if reconstruction is not None:
-            images = (*reconstruction, (reconstruction[0] - reconstruction[1]).abs())
-            for axes, image, words in zip(panels[1], images, RECONSTRUCTION):
-                _show(axes, image, words)
-        figure.savefig(path, dpi=120)
+
+
+def draw_strip(strip: Strip, figure: FigureBase) -> None:
+    """Show the images of a strip and the difference of two of them."""
+    figure.suptitle(strip.title)
+    *panels, last = figure.subplots(1, len(strip.images) + 1)
+    for axes, image, caption in zip(panels, strip.images, strip.captions):
+        _show(axes, image, caption)
+    first, second = strip.compared
+    colors = last.imshow((strip.images[first] - strip.images[second]).abs().T, origin="lower", cmap="inferno", vmin=0)
+    figure.colorbar(colors, ax=last, shrink=0.8)
+    last.set_title(f"absolute difference of\npanels {first + 1} and {second + 1}", fontsize=10)
+    last.set_axis_off()
+
+
+def save(path: Path, attention: Attention | None, strips: Sequence[Strip]) -> None:
+    """Write the PNG, a row for the attention and one for each strip."""
+    draws = [attention.draw] if attention else []
+    columns = [3] * len(draws) + [len(strip.images) + 1 for strip in strips]
+    draws += [partial(draw_strip, strip) for strip in strips]
+    heights = [TITLES + 0.88 * WIDTH / count for count in columns]
+    figure = Figure(figsize=(WIDTH, sum(heights)), layout=ConstrainedLayoutEngine(h_pad=0.08))
+    for draw, part in zip(draws, figure.subfigures(len(draws), 1, height_ratios=heights, squeeze=False)[:, 0]):
+        draw(part)
+    figure.savefig(path, dpi=110)
 
 
 def _show(axes: Axes, image: torch.Tensor, title: str) -> None:

@@ -48,6 +48,15 @@ class Worker:
         self.net, self.inputs = net.to(inputs.device).eval(), inputs
         return seeded(self.net, inputs)
 
+    @torch.no_grad()
+    def load_old(
+        self, network: str, options: dict[str, Any], state: dict[str, torch.Tensor], images: torch.Tensor
+    ) -> torch.Tensor:
+        """The images as an autoencoder reconstructs them that loads an older checkpoint in the release's own way."""
+        net = getattr(monai.networks.nets, network)(**options).eval()
+        net.load_old_state_dict(state)
+        return net.reconstruct(images)
+
     def seconds(self, samples: int, calls: int) -> float:
         """Shortest time of a forward pass of the loaded network over its first samples."""
         return seconds(self.net, self.inputs[:samples], calls)

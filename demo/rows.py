@@ -21,7 +21,9 @@ import torch
 import torch.nn as nn
 
 from demo import work
-from demo.train_checkpoint import OPTIONS as VIT_2D
+from demo.checkpoint import as_in_monai
+from demo.train_autoencoder import OPTIONS as GENERATIVE_MODELS
+from demo.train_vit import OPTIONS as VIT_2D
 from demo.volume import Scan
 from demo.work import Outcome, Setting
 
@@ -121,5 +123,13 @@ ROWS = (
         lambda scan: scan.test_slices,
         work.autoencode,
         release_options={**AUTOENCODER_KL, "include_fc": False},
+    ),
+    Row(
+        "generative",
+        "AutoencoderKL, pretrained",
+        "AutoencoderKL",
+        as_in_monai(GENERATIVE_MODELS),
+        lambda scan: scan.test_slices,
+        work.load_generative_models,
     ),
 )

@@ -14,16 +14,15 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 import torch
 
 import monai
 import monai.networks.nets as nets
-from demo.checkpoint import CHECKPOINT, OldCheckpoint, read_checkpoint
+from demo.checkpoint import ViTCheckpoint, read_checkpoints
 from demo.checks import DemoError
 from demo.measure import scripted_difference
-from demo.picture import Attention
+from demo.picture import Attention, save
 from demo.release import Release
 from demo.rows import ROWS, Row
 from demo.table import Result, table, tasks, write_json
@@ -44,7 +43,7 @@ def run(args: argparse.Namespace) -> list[str]:
     torch.set_num_threads(1)
     args.output.mkdir(parents=True, exist_ok=True)
     with Release() as release:
-        scan, checkpoint = load_scan(), read_checkpoint(args.checkpoint or CHECKPOINT)
+        scan, checkpoints = load_scan(), read_checkpoints(args.checkpoint)
         print(f"scan: {scan_path().name}, {' x '.join(map(str, scan.slices.shape[2:]))} x {len(scan.slices)} voxels")
         print(
             f"MONAI {monai.__version__} against the release {release.version()}, torch {torch.__version__}, {device}\n"
@@ -52,16 +51,19 @@ def run(args: argparse.Namespace) -> list[str]:
         results = []
         for row in rows:
             generator = torch.Generator().manual_seed(args.seed)
-            results.append(run_row(row, Setting(scan, generator, device, checkpoint), release, args.seed))
+            results.append(run_row(row, Setting(scan, generator, device, checkpoints, release), args.seed))
     print(table(results))
     print("\nscripted, release: largest difference of outputs; ms: one sample, one thread\n")
     print(tasks(results))
     if args.json:
         write_json(args.json, results)
     failures = [line for result in results for line in result.failures()]
-    if "vit" in [row.key for row in rows]:
-        pictures = [result.outcome.picture for result in results if result.outcome.picture is not None]
-        failures += draw(checkpoint, scan, args.output / "attention.png", pictures[0] if pictures else None)
+    attention = attention_of(checkpoints.vit, scan) if "vit" in [row.key for row in rows] else None
+    failures += [f"picture: {check}" for check in attention.checks() if not check.passed] if attention else []
+    strips = [result.outcome.strip for result in results if result.outcome.strip is not None]
+    if attention or strips:
+        save(args.output / "attention.png", attention, strips)
+        print(f"\npicture: {args.output / 'attention.png'}")
     return failures
 
 
@@ -85,7 +87,7 @@ def device_of(name: str) -> torch.device:
     return torch.device(name)
 
 
-def run_row(row: Row, setting: Setting, release: Release, seed: int) -> Result:
+def run_row(row: Row, setting: Setting, seed: int) -> Result:
     """Build, work, script and compare one network."""
     torch.manual_seed(seed)
     net = getattr(nets, row.network)(**row.options).to(setting.device)
@@ -97,17 +99,12 @@ def run_row(row: Row, setting: Setting, release: Release, seed: int) -> Result:
     except RuntimeError as error:
         raise DemoError(f"{row.title} does not script, save and load: {' '.join(str(error).split())[:300]}") from error
     options = row.release_options or row.options
-    difference, ours, theirs = release.compare(row.network, options, net, inputs)
+    difference, ours, theirs = setting.release.compare(row.network, options, net, inputs)
     parameters = sum(p.numel() for p in net.parameters())
     return Result(row.key, row.title, parameters, outcome, scripted, difference, ours, theirs)
 
 
-def draw(checkpoint: OldCheckpoint, scan: Scan, path: Path, reconstruction: torch.Tensor | None) -> list[str]:
-    """Write the picture; a line for each check that does not hold."""
+def attention_of(checkpoint: ViTCheckpoint, scan: Scan) -> Attention:
+    """Where the ViT of the checkpoint looks."""
     net = getattr(nets, checkpoint.network)(**checkpoint.options, save_attn=True)
-    attention = Attention(net, checkpoint, scan.slices[checkpoint.slice, None])
-    attention.save(
-        path, f"Slice {checkpoint.slice} of the scan, ViT trained by MONAI {checkpoint.monai}", reconstruction
-    )
-    print(f"\npicture: {path}")
-    return [f"picture: {check}" for check in attention.checks() if not check.passed]
+    return Attention(net, checkpoint, scan.slices[checkpoint.slice, None])

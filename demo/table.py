@@ -80,16 +80,19 @@ def table(results: Sequence[Result]) -> str:
 def tasks(results: Sequence[Result]) -> str:
     """What every network did on the scan, as text."""
     width = max(len(result.title) for result in results)
-    return "\n".join(
-        f"{r.title.ljust(width)}  {r.outcome.figure}: {r.outcome.before:.3f} -> {r.outcome.after:.3f}" for r in results
-    )
+    lines = []
+    for result in results:
+        outcome = result.outcome
+        lines.append(f"{result.title.ljust(width)}  {outcome.figure}: {outcome.before:.3f} -> {outcome.after:.3f}")
+        lines += [f"{'':{width}}  {outcome.note}"] if outcome.note else []
+    return "\n".join(lines)
 
 
 def write_json(path: Path, results: Sequence[Result]) -> None:
     """Write every figure of the rows."""
     rows = [asdict(r) | {"ratio": r.ratio, "failures": r.failures()} for r in results]
     for row in rows:
-        del row["outcome"]["picture"]
+        del row["outcome"]["strip"]
     path.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
 
 

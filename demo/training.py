@@ -9,11 +9,13 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""A training loop of a few seconds."""
+"""What the trainings of the demo share."""
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import torch
 import torch.nn as nn
@@ -35,3 +37,26 @@ def train(weights: Iterable[nn.Parameter], loss: Callable[[], torch.Tensor], ste
         loss().backward()
         optimizer.step()
         schedule.step()
+
+
+def augmented(slices: torch.Tensor, batch: int, shift: int, generator: torch.Generator) -> torch.Tensor:
+    """A random batch of slices, half of them mirrored, all moved by ``shift`` pixels at most."""
+    images = slices[torch.randint(len(slices), (batch,), generator=generator)]
+    mirror = torch.rand(batch, 1, 1, 1, generator=generator) < 0.5
+    offset = torch.randint(-shift, shift + 1, (2,), generator=generator).tolist()
+    return torch.where(mirror, images.flip(2), images).roll(offset, (2, 3))
+
+
+def command_line(description: str | None) -> argparse.Namespace:
+    """Read what :mod:`demo.make_checkpoint` hands to the training of a checkpoint."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--steps", type=int, required=True)
+    parser.add_argument("--seed", type=int, required=True)
+    return parser.parse_args()
+
+
+def write(path: Path, checkpoint: dict[str, object], error: torch.Tensor) -> None:
+    """Write a checkpoint with the version of torch, and say so."""
+    torch.save({"torch_version": torch.__version__.split("+")[0], **checkpoint}, path)
+    print(f"{path}: {path.stat().st_size} bytes, error {error:.4f}")

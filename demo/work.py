@@ -21,19 +21,23 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from demo.checkpoint import OldCheckpoint
+from demo.checkpoint import AutoencoderCheckpoint, Checkpoints, as_in_monai
 from demo.checks import Check
 from demo.masked import fill_in, hidden_error, hide, paint, to_patches
 from demo.measure import difference, exported_difference
+from demo.release import Release
 from demo.training import train
 from demo.volume import Scan
 from monai.networks.blocks import SABlock
 
 EXACT = 1e-5
 """How far two outputs that ought to be equal may lie apart."""
+SAME_SCAN = "difference of the scan to the one the checkpoint saw"
 HIDDEN_SHARE = 0.5
 SIDE, LEVELS = 32, 16
 NOISE = 0.3
+BLUR = 4
+"""By how much the latents of the autoencoders are smaller than the slices, along an axis."""
 SHOWN = 3
 """Which of the held-out slices the picture shows reconstructed."""
 
@@ -45,7 +49,25 @@ class Setting:
     scan: Scan
     generator: torch.Generator
     device: torch.device
-    checkpoint: OldCheckpoint
+    checkpoints: Checkpoints
+    release: Release
+
+
+@dataclass(frozen=True)
+class Strip:
+    """A row of the picture.
+
+    Args:
+        title: what the row is about.
+        images: ``(N, H, W)``, in [0, 1].
+        captions: one for each image.
+        compared: which two images the last panel compares.
+    """
+
+    title: str
+    images: torch.Tensor
+    captions: tuple[str, ...]
+    compared: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -58,7 +80,8 @@ class Outcome:
         before: the figure of an untrained network or of a simple rule.
         after: the figure of the network.
         checks: what must hold besides ``after`` being below ``before``.
-        picture: a slice and what the network makes of it, (2, H, W), if that is worth a look.
+        strip: a slice and what the network makes of it, if that is worth a look.
+        note: what else there is to tell, one line.
     """
 
     loaded: str
@@ -66,7 +89,8 @@ class Outcome:
     before: float
     after: float
     checks: tuple[Check, ...] = ()
-    picture: torch.Tensor | None = None
+    strip: Strip | None = None
+    note: str = ""
 
     def all_checks(self) -> tuple[Check, ...]:
         """The checks with the figure's own."""
@@ -76,16 +100,17 @@ class Outcome:
 @torch.no_grad()
 def load_old_checkpoint(net: nn.Module, setting: Setting) -> Outcome:
     """Load the weights of an older release; hidden patches against the mean training slice."""
-    old, scan, patch = setting.checkpoint, setting.scan, setting.checkpoint.options["patch_size"]
+    old, scan = setting.checkpoints.vit, setting.scan
+    patch = old.options["patch_size"]
     old.load_into(net)
     head = old.head_layer().to(setting.device)
     image = paint(scan.slices[old.slice, None], old.hidden, patch)
     exact = Check(
-        f"difference to the output of MONAI {old.monai}",
+        f"difference to the output of {old.writer}",
         difference(net(old.input.to(setting.device))[0], old.output),
         EXACT,
     )
-    same = Check("difference of the scan to the one the checkpoint saw", difference(image, old.input), EXACT)
+    same = Check(SAME_SCAN, difference(image, old.input), EXACT)
 
     images = scan.test_slices.to(setting.device)
     hidden, mask = hide(images, patch, HIDDEN_SHARE, setting.generator)
@@ -93,7 +118,7 @@ def load_old_checkpoint(net: nn.Module, setting: Setting) -> Outcome:
     before = hidden_error(to_patches(mean, patch), images, mask, patch)
     after = hidden_error(fill_in(net, head, hidden), images, mask, patch)
     stale = len(set(old.state_dict) - set(net.state_dict()))
-    loaded = f"MONAI {old.monai}, strict ({stale} stale keys)"
+    loaded = f"{old.writer}, strict ({stale} stale keys)"
     return Outcome(loaded, "error of hidden patches, mean slice vs network", float(before), float(after), (exact, same))
 
 
@@ -151,9 +176,79 @@ def autoencode(net: nn.Module, setting: Setting) -> Outcome:
     train(net.parameters(), loss, steps=60, rate=5e-3)
     net.eval()
     with torch.no_grad():
-        picture = torch.stack([tests[SHOWN, 0], reconstruct(tests[SHOWN, None])[0, 0]]).cpu()
+        shown = torch.stack([tests[SHOWN, 0], reconstruct(tests[SHOWN, None])[0, 0]]).cpu()
+    captions = ("a slice that was held out", "the same, through its latents")
+    strip = Strip("AutoencoderKL without projection, trained for some seconds", shown, captions, (0, 1))
     exported = Check("difference of the exported network to the eager one", exported_difference(net, tests), EXACT)
-    return Outcome("fresh", "error of reconstruction", before, judge(), (exported,), picture)
+    return Outcome("fresh", "error of reconstruction", before, judge(), (exported,), strip)
+
+
+@torch.no_grad()
+def load_generative_models(net: nn.Module, setting: Setting) -> Outcome:
+    """Load an autoencoder that GenerativeModels trained, here and in the release; against blurred slices."""
+    old, tests = setting.checkpoints.autoencoder, setting.scan.test_slices
+    old.load_into(net)
+    reconstruct: Any = net.eval().reconstruct
+    image = setting.scan.slices[old.slice, None]
+    ours = reconstruct(image.to(setting.device)).cpu()
+    theirs = setting.release.ask("load_old", old.network, as_in_monai(old.options), old.state_dict, image)
+    three = ThreeLoads(old, image, ours, theirs, f"MONAI {setting.release.version()}")
+
+    blurred = F.interpolate(F.avg_pool2d(tests, BLUR), scale_factor=BLUR, mode="bilinear")
+    before = float(F.l1_loss(blurred, tests))
+    after = float(F.l1_loss(reconstruct(tests.to(setting.device)).cpu(), tests))
+    figure = "error of reconstruction, blurred slice vs network"
+    return Outcome(f"{old.writer}, strict", figure, before, after, three.checks(), three.strip(), three.note())
+
+
+class ThreeLoads:
+    """One checkpoint in three packages: what each makes of a slice.
+
+    Args:
+        old: the checkpoint; it holds what the package that wrote it makes of the slice.
+        image: the slice of the scan, ``(1, 1, H, W)``.
+        ours: what the fork makes of it.
+        theirs: what the release makes of it after ``load_old_state_dict``.
+        release: the release's name.
+    """
+
+    def __init__(
+        self, old: AutoencoderCheckpoint, image: torch.Tensor, ours: torch.Tensor, theirs: torch.Tensor, release: str
+    ) -> None:
+        self.old, self.image, self.release = old, image, release
+        self.images = (old.output, ours, theirs)
+        self.errors = [float(F.l1_loss(x, image)) for x in self.images]
+        self.apart = [difference(x, old.output) for x in self.images]
+
+    def checks(self) -> tuple[Check, ...]:
+        """The fork repeats the old package; the release does worse."""
+        return (
+            Check(f"difference to the reconstruction of {self.old.writer}", self.apart[1], EXACT),
+            Check(SAME_SCAN, difference(self.image, self.old.input), EXACT),
+            Check(
+                "error as a fraction of that of the release's load_old_state_dict", self.errors[1] / self.errors[2], 0.9
+            ),
+        )
+
+    def strip(self) -> Strip:
+        """The slice and the three reconstructions side by side."""
+        packages = (self.old.writer, "this fork, load_state_dict", f"{self.release}, load_old_state_dict")
+        captions = [f"{name}:\nerror {error:.3f}" for name, error in zip(packages, self.errors)]
+        return Strip(
+            f"AutoencoderKL trained by {self.old.writer}: one file, loaded three times",
+            torch.cat([self.image, *self.images])[:, 0],
+            (f"slice {self.old.slice}, held out", *captions),
+            compared=(1, 3),
+        )
+
+    def note(self) -> str:
+        """The figures of the strip, as a line."""
+        first, ours, theirs = self.errors
+        return (
+            f"slice {self.old.slice}: error {first:.4f} in {self.old.writer}, {ours:.4f} here "
+            f"({self.apart[1]:.0e} apart), {theirs:.4f} in {self.release}'s load_old_state_dict "
+            f"({self.apart[2]:.2f} apart)"
+        )
 
 
 def segment(net: nn.Module, setting: Setting) -> Outcome:

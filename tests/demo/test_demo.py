@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import unittest
+from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import patch
 
@@ -26,15 +27,57 @@ import torch
 from parameterized import parameterized
 
 from demo.__main__ import main
-from demo.make_checkpoint import CHECKPOINT
+from demo.make_checkpoint import RECIPES
 
 ROOT = Path(__file__).resolve().parents[2]
-ROWS = ["vit", "vit3d", "vitautoenc", "unetr", "decoder", "autoencoderkl"]
+ROWS = ["vit", "vit3d", "vitautoenc", "unetr", "decoder", "autoencoderkl", "generative"]
 TEST_CASE_BAD_ARGUMENT = [
     (["--rows", "vit,swin"], "no row 'swin', rows are vit, vit3d"),
     (["--device", "quantum"], "device 'quantum' does not work"),
     (["--rows", "vit", "--checkpoint", "nowhere.pt"], "nowhere.pt is missing, make it with: python -m demo"),
     (["--rows", "vit", "--checkpoint", __file__], "test_demo.py is no checkpoint of the demo"),
+]
+
+
+def perturb(state_dict: dict[str, torch.Tensor]) -> None:
+    """Change one weight a little."""
+    next(value for key, value in state_dict.items() if key.endswith(PERTURBED))[0, 0] += 0.01
+
+
+def make_projections_identities(state_dict: dict[str, torch.Tensor]) -> None:
+    """Make the projections that GenerativeModels never used identities, so that their use changes nothing."""
+    for key, value in state_dict.items():
+        if "proj_attn" in key:
+            value.copy_(torch.eye(len(value)) if value.ndim == 2 else torch.zeros(len(value)))
+
+
+PERTURBED = ("blocks.2.mlp.linear2.weight", "blocks.0.conv.weight")
+TEST_CASE_SPOILED = [
+    ("vit", "ViT", perturb, "ViT, 2-D slices: difference to the output of MONAI 1.5.2 is"),
+    (
+        "vit",
+        "ViT",
+        lambda state_dict: state_dict.pop("norm.weight"),
+        "the checkpoint of MONAI 1.5.2 does not load: .*norm.weight",
+    ),
+    (
+        "generative",
+        "AutoencoderKL",
+        perturb,
+        "AutoencoderKL, pretrained: difference to the reconstruction of GenerativeModels 0.2.3 is",
+    ),
+    (
+        "generative",
+        "AutoencoderKL",
+        lambda state_dict: state_dict.pop("quant_conv_mu.conv.weight"),
+        "the checkpoint of GenerativeModels 0.2.3 does not load: .*quant_conv_mu.conv.weight",
+    ),
+    (
+        "generative",
+        "AutoencoderKL",
+        make_projections_identities,
+        "AutoencoderKL, pretrained: error as a fraction of that of the release's load_old_state_dict is 1,",
+    ),
 ]
 
 
@@ -63,35 +106,34 @@ class TestDemo(unittest.TestCase):
             self.assertLess(row["outcome"]["after"], row["outcome"]["before"])
             self.assertGreater(min(row["seconds"], row["release_seconds"], row["parameters"]), 0)
         self.assertIn("MONAI 1.5.2, strict", done.stdout)
+        self.assertIn("GenerativeModels 0.2.3, strict", done.stdout)
+        self.assertIn(rows[-1]["outcome"]["note"], done.stdout)
+        same, _, better = rows[-1]["outcome"]["checks"]
+        self.assertLess(same["value"], 1e-5)
+        self.assertLess(better["value"], 0.9)
         self.check_picture()
 
     def check_picture(self):
         picture = matplotlib.image.imread(self.folder / "attention.png")[..., :3]
-        self.assertGreater(min(picture.shape[:2]), 400)
+        self.assertGreater(min(picture.shape[:2]), 900)
         colors = torch.from_numpy(picture).flatten(0, 1).mul(255).int().unique(dim=0)
         self.assertGreater(len(colors), 500)
-        for third in torch.from_numpy(picture).chunk(3, dim=1):
-            self.assertGreater(float(third.std()), 0.1)
+        for axis in (0, 1):
+            for third in torch.from_numpy(picture).chunk(3, dim=axis):
+                self.assertGreater(float(third.std()), 0.1)
 
-    def test_a_perturbed_weight_fails(self):
-        saved = torch.load(CHECKPOINT, weights_only=True)
-        saved["state_dict"]["blocks.2.mlp.linear2.weight"][0, 0] += 0.01
-        torch.save(saved, self.folder / "perturbed.pt")
-        done = demo("--rows", "vit", "--output", self.folder, "--checkpoint", self.folder / "perturbed.pt")
-        self.assertEqual(done.returncode, 1)
-        self.assertRegex(
-            done.stderr, r"\Ademo failed: ViT, 2-D slices: difference to the output of MONAI 1.5.2 is .*\n\Z"
-        )
+    def spoil(self, network: str, change: Callable[[dict[str, torch.Tensor]], object]) -> Path:
+        """A copy of a kept checkpoint with another state dict."""
+        saved = torch.load(RECIPES[network].file, weights_only=True)
+        change(saved["state_dict"])
+        torch.save(saved, self.folder / "spoiled.pt")
+        return self.folder / "spoiled.pt"
 
-    def test_a_checkpoint_that_does_not_fit_fails(self):
-        saved = torch.load(CHECKPOINT, weights_only=True)
-        del saved["state_dict"]["norm.weight"]
-        torch.save(saved, self.folder / "cut.pt")
-        done = demo("--rows", "vit", "--output", self.folder, "--checkpoint", self.folder / "cut.pt")
+    @parameterized.expand(TEST_CASE_SPOILED)
+    def test_a_spoiled_checkpoint_fails(self, row, network, change, message):
+        done = demo("--rows", row, "--output", self.folder, "--checkpoint", self.spoil(network, change))
         self.assertEqual(done.returncode, 1)
-        self.assertRegex(
-            done.stderr, r"\Ademo failed: the checkpoint of MONAI 1.5.2 does not load: .*norm.weight.*\n\Z"
-        )
+        self.assertRegex(done.stderr, rf"\Ademo failed: {message}.*\n\Z")
 
 
 class TestArguments(unittest.TestCase):

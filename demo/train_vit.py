@@ -9,12 +9,10 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Train the demo's old checkpoint with whichever MONAI is installed; see :mod:`demo.make_checkpoint`."""
+"""Train a ViT with whichever MONAI is installed; see :mod:`demo.make_checkpoint`."""
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,7 +20,7 @@ import torch.nn as nn
 
 import monai
 from demo.masked import fill_in, hidden_error, hide
-from demo.training import train
+from demo.training import augmented, command_line, train, write
 from demo.volume import load_scan
 from monai.networks.nets import ViT
 
@@ -38,25 +36,11 @@ OPTIONS: dict[str, Any] = {
 }
 REFERENCE_SLICE = 12
 HIDDEN_SHARE = 0.5
-BATCH = 8
-
-
-def augmented(slices: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """A random batch of slices, half of them mirrored, all moved by a pixel at most."""
-    batch = slices[torch.randint(len(slices), (BATCH,), generator=generator)]
-    mirror = torch.rand(BATCH, 1, 1, 1, generator=generator) < 0.5
-    shift = torch.randint(-1, 2, (2,), generator=generator).tolist()
-    return torch.where(mirror, batch.flip(2), batch).roll(shift, (2, 3))
 
 
 def main() -> None:
     """Train, and write the state dicts with an input and the output that this MONAI gives for it."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--steps", type=int, required=True)
-    parser.add_argument("--seed", type=int, required=True)
-    args = parser.parse_args()
-
+    args = command_line(__doc__)
     torch.set_num_threads(1)
     torch.manual_seed(args.seed)
     generator = torch.Generator().manual_seed(args.seed)
@@ -64,7 +48,7 @@ def main() -> None:
     vit, head = ViT(**OPTIONS), nn.Linear(OPTIONS["hidden_size"], patch[0] * patch[1])
 
     def loss() -> torch.Tensor:
-        images = augmented(slices, generator)
+        images = augmented(slices, 8, 1, generator)
         hidden, mask = hide(images, patch, HIDDEN_SHARE, generator)
         return hidden_error(fill_in(vit, head, hidden), images, mask, patch)
 
@@ -75,22 +59,18 @@ def main() -> None:
     with torch.no_grad():
         output = vit(hidden)[0]
         error = hidden_error(head(output), image, mask, patch)
-    torch.save(
-        {
-            "monai": monai.__version__,
-            "torch_version": torch.__version__.split("+")[0],
-            "network": "ViT",
-            "options": OPTIONS,
-            "state_dict": vit.state_dict(),
-            "head": head.state_dict(),
-            "slice": REFERENCE_SLICE,
-            "hidden": mask,
-            "input": hidden,
-            "output": output,
-        },
-        args.output,
-    )
-    print(f"{args.output}: {args.output.stat().st_size} bytes, MONAI {monai.__version__}, error {error:.4f}")
+    checkpoint = {
+        "monai": monai.__version__,
+        "network": "ViT",
+        "options": OPTIONS,
+        "state_dict": vit.state_dict(),
+        "head": head.state_dict(),
+        "slice": REFERENCE_SLICE,
+        "hidden": mask,
+        "input": hidden,
+        "output": output,
+    }
+    write(args.output, checkpoint, error)
 
 
 if __name__ == "__main__":
