@@ -10,7 +10,6 @@
 # limitations under the License.
 
 
-
 from __future__ import annotations
 
 from dataclasses import dataclass
