@@ -319,7 +319,11 @@ class AttentionBlock(SafeLoading):
                 with torch.autocast(q.device.type, enabled=False):  # which would cast them down again
                     out = self._kernel(x, q, k, v, mask)
             out = out.to(dtype)
-        out = out.transpose(1, 2).reshape(x.shape[0], x.shape[1], self.inner_dim)
+        return self.join_heads(out)
+
+    def join_heads(self, out: torch.Tensor) -> torch.Tensor:
+        """The attention's result, (B, heads, Q, D), to the block's output, (B, Q, C)."""
+        out = out.transpose(1, 2).reshape(out.shape[0], out.shape[2], self.inner_dim)
         return self.drop_output(self.out_proj(out))
 
     def _kernel(

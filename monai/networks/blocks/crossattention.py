@@ -108,10 +108,9 @@ class CrossAttentionBlock(AttentionBlock):
         Raises:
             ValueError: if the mask has another shape, or comes with causal attention.
         """
-        source = x if context is None else context
-        q, k, v = (
-            self.split_heads(self.to_q(x)),
-            self.split_heads(self.to_k(source)),
-            self.split_heads(self.to_v(source)),
-        )
+        q, (k, v) = self.split_heads(self.to_q(x)), self.project_context(x if context is None else context)
         return self.attend(x, q, k, v, attn_mask)
+
+    def project_context(self, context: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of a context, (B, K, context_input_size): each (B, heads, K, D)."""
+        return self.split_heads(self.to_k(context)), self.split_heads(self.to_v(context))

@@ -129,9 +129,13 @@ class SABlock(AttentionBlock):
         Raises:
             ValueError: if the mask has another shape, or comes with causal attention.
         """
+        q, k, v = self.project(x)
+        return self.attend(x, q, k, v, attn_mask)
+
+    def project(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Queries, keys and values of the tokens ``x``, (B, N, C): each (B, heads, N, D)."""
         if self.use_combined_linear:
             qkv = self.qkv(x).reshape(x.shape[0], x.shape[1], 3, self.num_heads, self.head_dim)
             q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        else:
-            q, k, v = self.split_heads(self.to_q(x)), self.split_heads(self.to_k(x)), self.split_heads(self.to_v(x))
-        return self.attend(x, q, k, v, attn_mask)
+            return q, k, v
+        return self.split_heads(self.to_q(x)), self.split_heads(self.to_k(x)), self.split_heads(self.to_v(x))

@@ -11,16 +11,17 @@
 
 from __future__ import annotations
 
-from typing import Optional
+from typing import Any, Optional
 
 import torch
 import torch.nn as nn
 
 from monai.networks.blocks.attention import AttentionOptions
 from monai.networks.blocks.attention_loading import OldCheckpoints
+from monai.networks.blocks.kv_cache import CachedTransformerBlock
 from monai.networks.blocks.transformerblock import transformer_stack
 
-__all__ = ["DecoderOnlyTransformer"]
+__all__ = ["CachedDecoder", "DecoderOnlyTransformer"]
 
 
 class AbsolutePositionalEmbedding(nn.Module):
@@ -132,9 +133,112 @@ class DecoderOnlyTransformer(OldCheckpoints):
             x = block(x, context=context, context_mask=context_mask)
         return self.to_logits(x)
 
+    def cached(
+        self, batch_size: int, context: Optional[torch.Tensor] = None, context_mask: Optional[torch.Tensor] = None
+    ) -> CachedDecoder:
+        """
+        Make a decoder of this network that keeps the keys and values of the tokens it has seen.
+
+        Args:
+            batch_size: B, number of sequences.
+            context: vectors that cross attention attends to, (B, K, attn_layers_dim); required by a network with cross
+                attention.
+            context_mask: nonzero where a vector of the context may be attended to, (B, K).
+
+        Raises:
+            ValueError: if the context is missing, has another batch size, or comes to a network that attends to none.
+        """
+        if (context is not None) != self.with_cross_attention:
+            raise ValueError(
+                "a decoder needs a context where the network has cross attention, and only there: got "
+                f"context={'None' if context is None else list(context.shape)} for "
+                f"with_cross_attention={self.with_cross_attention}."
+            )
+        decoder = CachedDecoder(self, batch_size)
+        if context is not None:
+            if context.shape[0] != batch_size:
+                raise ValueError(f"the context has {context.shape[0]} sequences for a batch of {batch_size}.")
+            for block in decoder.blocks:
+                block.set_context(context, context_mask)  # type: ignore[operator]
+        return decoder
+
     def _check_length(self, length: int) -> None:
         if length > self.max_seq_len:
             raise ValueError(
                 f"The sequence has {length} tokens, more than max_seq_len={self.max_seq_len}: cut it or build the "
                 "network with a larger max_seq_len."
+            )
+
+
+class CachedDecoder(nn.Module):
+    """
+    Decodes sequences step by step on the keys and values of the earlier tokens: each step costs one token.
+
+    The weights are those of the network, not copies. Several decoders may use one network. It scripts, and compiles to
+    one graph for all steps of a length; both after the context was set.
+
+    Args:
+        net: the network, see :meth:`DecoderOnlyTransformer.cached`.
+        batch_size: B, number of sequences.
+
+    Example::
+
+        decoder = net.cached(batch_size=2)
+        logits = decoder(prefix)[:, -1]            # the prefix in one pass
+        logits = decoder(logits.argmax(-1, keepdim=True))[:, -1]
+    """
+
+    __constants__ = ["with_cross_attention"]
+
+    def __init__(self, net: DecoderOnlyTransformer, batch_size: int) -> None:
+        super().__init__()
+        self.max_seq_len, self.batch_size = net.max_seq_len, batch_size
+        self.with_cross_attention = net.with_cross_attention
+        self.token_embeddings, self.to_logits = net.token_embeddings, net.to_logits
+        self.position_embeddings = net.position_embeddings.embedding
+        self.embedding_dropout = net.embedding_dropout
+        blocks: Any = net.blocks
+        self.blocks = nn.ModuleList([CachedTransformerBlock(block, batch_size, net.max_seq_len) for block in blocks])
+        self.position: torch.Tensor
+        self.register_buffer("position", torch.zeros((), dtype=torch.long, device=net.to_logits.weight.device), False)
+        self.steps: torch.Tensor
+        steps = torch.arange(net.max_seq_len, device=net.to_logits.weight.device)
+        self.register_buffer("steps", steps, persistent=False)
+
+    @torch.jit.export
+    def reset(self) -> None:
+        """Forget all tokens; the context stays."""
+        self.position.zero_()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """
+        Args:
+            x: the next tokens, (B, N), integers below ``num_tokens``.
+
+        Returns:
+            logits of the token that follows each of them, (B, N, num_tokens)
+
+        Raises:
+            ValueError: if the batch has another size, or the sequences grow longer than ``max_seq_len``.
+        """
+        positions = self.position + self.steps[: x.shape[1]]
+        start = -1  # a graph, or another device than the CPU, leaves the position in its tensor
+        if torch.jit.is_scripting() or not torch.compiler.is_compiling():
+            self._check(x)
+            if not x.is_cuda:
+                start = int(self.position)
+        h = self.embedding_dropout(self.token_embeddings(x) + self.position_embeddings(positions))
+        for block in self.blocks:
+            h = block(h, positions, start)
+        self.position += x.shape[1]
+        return self.to_logits(h)
+
+    def _check(self, x: torch.Tensor) -> None:
+        length = int(self.position) + x.shape[1]
+        if x.shape[0] != self.batch_size:
+            raise ValueError(f"{x.shape[0]} sequences were given to a decoder of {self.batch_size}: make one anew.")
+        if length > self.max_seq_len:
+            raise ValueError(
+                f"The sequences would have {length} tokens, more than max_seq_len={self.max_seq_len}: reset() the "
+                "decoder and give it the last tokens as a new prefix."
             )
