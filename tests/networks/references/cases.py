@@ -241,7 +241,7 @@ def _cases() -> Iterator[Case]:
             if not _has(writer, network):
                 continue
             for number, (variant, changes) in enumerate(variants.items()):
-                if _takes(writer, network, changes):
+                if _takes(writer, changes):
                     sizes = _sizes(writer, network, {**kwargs, **changes})
                     yield from _with_options(writer, network, variant, sizes, number == 0)
     yield from _elders()
@@ -259,7 +259,7 @@ def _has(writer: str, network: str) -> bool:
     return network != "MaskedAutoEncoderViT" or version > "1.4.0"
 
 
-def _takes(writer: str, network: str, changes: dict[str, Any]) -> bool:
+def _takes(writer: str, changes: dict[str, Any]) -> bool:
     if writer == "stable-diffusion-sdkit==2.1.5":  # in 3-D its samplers leave the first axis as it is
         return changes.get("spatial_dims") != 3 and "num_class_embeds" not in changes
     if writer == "monai-generative==0.2.1":

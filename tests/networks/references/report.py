@@ -100,4 +100,4 @@ def _row(source: str, network: str, loads: list[Load]) -> str:
 
 def _release(loads: list[Load], number: int, verdict: str) -> str:
     verdicts = [load.release[number].verdict for load in loads if load.release]
-    return str(verdicts.count(verdict)) if set(verdicts) - {"no loader"} else "–"
+    return str(verdicts.count(verdict)) if set(verdicts) - {"no loader", "broken"} else "–"
