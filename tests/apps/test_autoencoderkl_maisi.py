@@ -30,6 +30,7 @@ from monai.apps.generation.maisi.networks.autoencoderkl_maisi import (
     MaisiUpsample,
 )
 from monai.data import MetaTensor
+from monai.networks import CheckpointFacts
 from monai.networks.blocks.selfattention import SABlock
 from monai.networks.nets import AutoencoderKL
 from tests.release import assert_equal_to_release, max_difference, release_run
@@ -263,14 +264,30 @@ class TestAutoencoderKLCheckpoints(unittest.TestCase):
         self.assertTrue(all(torch.equal(value, before[key]) for key, value in net.state_dict().items()))
 
     def test_transposed_convolutions_of_generative_models(self):
-        """They fit: only the wrapped convolutions have other keys, the quantization's do not."""
+        """
+        They fit: only the wrapped convolutions have other keys, the quantization's do not. But the keys are those of
+        nearest-neighbor upsampling, too, which does not fit: the user has to know.
+        """
         net = network(use_convtranspose=True)
         state = {key: value + 1 for key, value in net.state_dict().items()}
         old = {re.sub(r"(blocks.*)\.conv\.(weight|bias)$", r"\1.\2", key): value for key, value in state.items()}
         self.assertIn("decoder.blocks.2.conv.conv.weight", old)
         self.assertIn("quant_conv_mu.conv.weight", old)
-        net.load_state_dict(old)
+        with self.assertRaisesRegex(RuntimeError, "transposed_upsampling=True"):
+            net.load_state_dict(old)
+        with self.assertRaisesRegex(RuntimeError, "load it into AutoencoderKL"):
+            net.load_old_state_dict(old, facts=CheckpointFacts(transposed_upsampling=False))
+        net.load_old_state_dict(old, facts=CheckpointFacts(transposed_upsampling=True))
         self.assertEqual(max_difference(list(net.state_dict().values()), list(state.values())), 0.0)
+
+    @parameterized.expand([(True,), (False,)])
+    def test_the_network_was_built_otherwise(self, transposed):
+        """The keys of both kinds of this network's own decoder are the same: the user may know."""
+        net = network(use_convtranspose=transposed)
+        state = net.state_dict()
+        net.load_old_state_dict(state, facts=CheckpointFacts(transposed_upsampling=transposed))
+        with self.assertRaisesRegex(RuntimeError, f"use_convtranspose={not transposed}"):
+            net.load_old_state_dict(state, facts=CheckpointFacts(transposed_upsampling=not transposed))
 
 
 if __name__ == "__main__":

@@ -97,6 +97,8 @@ class TestWriting(FolderCase):
     @parameterized.expand(FORMATS)
     def test_interrupted(self, name):
         written = []
+        # a shell lets what it runs in the background ignore interrupts
+        self.addCleanup(signal.signal, signal.SIGINT, signal.signal(signal.SIGINT, signal.default_int_handler))
 
         @contextlib.contextmanager
         def bar(*_):

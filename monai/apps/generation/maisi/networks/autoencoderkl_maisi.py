@@ -107,8 +107,8 @@ class MaisiUpsample(nn.Module):
                 "load_old_state_dict(state_dict, facts=CheckpointFacts(transposed_upsampling=True))."
             )
         raise RuntimeError(
-            f"{prefix}{foreign[0]}: an AutoencoderKL wrote this checkpoint, whose upsampling is not that of "
-            f"AutoencoderKlMaisi: {remedy}"
+            f"{prefix}{foreign[0]}: an AutoencoderKL wrote this checkpoint, whose upsampling does not interpolate as "
+            f"AutoencoderKlMaisi does: {remedy}"
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
