@@ -101,11 +101,10 @@ class Case:
         release: whether the release takes part.
         flash: whether the release takes part once more, with ``use_flash_attention=True``.
         rival: whether another package takes part, if it is installed.
-        compiled: whether the fork's network is compiled.
+        compiled: whether the network is compiled.
         memory: whether memory is measured.
         slow: whether ``--quick`` leaves it out.
         curve: the curve of the picture that it belongs to.
-        flops: floating point operations of its attention, for the rate on a GPU.
     """
 
     name: str
@@ -125,7 +124,6 @@ class Case:
     memory: bool = True
     slow: bool = False
     curve: str | None = None
-    flops: float = 0.0
 
 
 @dataclass(frozen=True)

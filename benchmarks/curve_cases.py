@@ -120,7 +120,6 @@ def wide(tokens: int, **changes: Any) -> Case:
         "tokens": tokens,
         "release": tokens <= RELEASE_UP_TO,
         "curve": "gpu-sablock",
-        "flops": 4.0 * tokens**2 * 1024,
     }
     return Case(**{**arguments, **changes})
 

@@ -23,7 +23,7 @@ import torch
 
 from benchmarks.case import Setting
 
-__all__ = ["CLOCKS", "FIXED_ALLOCATION", "MeasureError", "flat", "peak_bytes", "seconds"]
+__all__ = ["CLOCKS", "FIXED_ALLOCATION", "LONG", "MeasureError", "flat", "peak_bytes", "seconds"]
 
 FIXED_ALLOCATION = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
 """Environment of a process in which freed memory goes back to the system at once, so that its peaks are real ones."""
@@ -40,6 +40,8 @@ def flat(output: Any) -> torch.Tensor:
     return torch.cat([flat(part) for part in output])
 
 
+LONG = 2.0
+"""Beside so many seconds, what only happens in a first call is nothing: there is no need to warm up."""
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 """What tells the time: the clock on the wall, or the time that the CPU spent on this process, where others are busy."""
 

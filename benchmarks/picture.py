@@ -24,8 +24,8 @@ __all__ = ["save"]
 
 TITLES = {
     "sablock": "SABlock 256 wide, 8 heads",
-    "rel-pos-2d": "with relative positions, 2-D",
-    "rel-pos-3d": "with relative positions, 3-D",
+    "rel-pos-2d": "with relative positions in 2-D",
+    "rel-pos-3d": "the same in 3-D, wrong in the release",
     "decode": "tokens sampled, 4 layers 128 wide",
     "volume-64": "volume, one head of 64 channels",
     "volume-512": "volume, one head of 512 channels",
@@ -63,7 +63,13 @@ def save(path: Path, results: Sequence[Result], machine: Mapping[str, Any]) -> b
     if not curves:
         return False
     figure, axes = plt.subplots(
-        2, len(curves), figsize=(1 + 3.8 * len(curves), 7.5), squeeze=False, sharey="row", layout="constrained"
+        2,
+        len(curves),
+        figsize=(1 + 3.8 * len(curves), 7.5),
+        squeeze=False,
+        sharex="col",
+        sharey="row",
+        layout="constrained",
     )
     for column, (curve, rows) in enumerate(curves.items()):
         _draw(axes[0, column], rows, "seconds", 1e3)
@@ -81,23 +87,23 @@ def save(path: Path, results: Sequence[Result], machine: Mapping[str, Any]) -> b
 
 
 def _draw(axis: Any, rows: Sequence[Result], cost: str, unit: float) -> None:
-    """One panel: a line for each side, and how far apart the fork and the release are at the right end."""
-    axis.set_xscale("log", base=2)
+    """One panel: a line for each side, and how far apart the release and the fork are at the last point of both."""
+    axis.set_xscale("log", base=4)
     axis.set_yscale("log")
+    axis.xaxis.set_major_formatter(lambda tokens, _: f"{tokens:.0f}")
     axis.grid(True, which="major", alpha=0.3)
+    axis.margins(x=0.12)
     for label, (name, color, style) in LINES.items():
         points = [(r.case.tokens, unit * getattr(r, cost)[label]) for r in rows if getattr(r, cost).get(label)]
         if points:
             axis.plot(*zip(*points), style, color=color, label=name, markersize=4)
     both = [r for r in rows if getattr(r, cost).get("fork") and getattr(r, cost).get("release")]
     if both:
-        last = getattr(both[-1], cost)
-        axis.annotate(
-            f"{last['release'] / last['fork']:.1f}x",
-            (both[-1].case.tokens, unit * (last["release"] * last["fork"]) ** 0.5),
-            ha="center",
-            color="black",
-        )
+        ours, theirs = (unit * getattr(both[-1], cost)[label] for label in ("fork", "release"))
+        middle = (both[-1].case.tokens, (ours * theirs) ** 0.5)
+        axis.annotate("", (middle[0], theirs), (middle[0], ours), arrowprops={"arrowstyle": "<->", "color": "0.4"})
+        text = f"{theirs / ours:.{0 if theirs > 10 * ours else 1}f}x"
+        axis.annotate(text, middle, xytext=(4, 0), textcoords="offset points", va="center")
 
 
 def _legend(axes: Any) -> tuple[list[Any], list[str]]:

@@ -23,6 +23,7 @@ import torch
 
 from benchmarks.case import Case, Setting
 from benchmarks.limit import LIMITS
+from benchmarks.measure import LONG
 from benchmarks.processes import Processes
 from benchmarks.result import Result
 from benchmarks.work import DECODING
@@ -42,8 +43,6 @@ TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, torc
 """How far outputs may lie apart, in parts of the largest, before the table says that they differ."""
 RIVAL = "x-transformers==2.31.10"
 MANY = 500
-LONG = 2.0
-"""A call of so many seconds needs no other call to warm up."""
 
 
 class ForkFailed(RuntimeError):
@@ -58,7 +57,7 @@ class Effort:
     Args:
         rounds: how often every side has its turn.
         turn: about how many seconds a turn takes.
-        budget: after how many seconds a case has had rounds enough.
+        budget: after how many seconds a case has had rounds enough; what takes half of them has one call.
     """
 
     rounds: int = 7
@@ -131,14 +130,14 @@ def _seconds(
     _compare({label: output for label, (output, _) in prepared.items()}, setting, notes)
     first = {label: took for label, (_, took) in prepared.items()}
     best = {label: took if took > LONG else float("inf") for label, took in first.items()}
-    calls = {label: max(1, min(MANY, round(effort.turn / took))) for label, took in first.items()}
-    one_round = sum(max(effort.turn, took) for took in first.values())
-    rounds = max(1, min(effort.rounds, int(effort.budget / one_round)))
+    turns = {label: took for label, took in first.items() if took <= effort.budget / 2}  # the others were timed once
+    one_round = sum(max(effort.turn, took) for took in turns.values())
+    rounds = max(1, min(effort.rounds, int(effort.budget / one_round))) if turns else 0
     for _ in range(rounds):
-        for label, took in first.items():
+        for label, took in turns.items():
             process, variant = SIDES[label]
-            time = processes.ask(process, "seconds", variant, calls[label], took < LONG)
-            best[label] = min(best[label], time)
+            calls = max(1, min(MANY, round(effort.turn / took)))
+            best[label] = min(best[label], processes.ask(process, "seconds", variant, calls, took <= LONG))
     for process in {SIDES[label][0] for label in labels}:
         processes.ask(process, "forget")
     return best

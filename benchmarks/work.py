@@ -57,6 +57,8 @@ def make(case: Case, variant: str, setting: Setting) -> Call:
     net = build(case, {"use_flash_attention": True} if variant == "flash" else {}, setting)
     if variant == "limit":
         return _limit(case, net, inputs)
+    if case.compiled:
+        net.compile(fullgraph=True)
     return WORK[case.work](case, net, inputs)
 
 
@@ -132,14 +134,15 @@ def _sample(case: Case, net: Any, inputs: dict[str, torch.Tensor]) -> Call:
 def _greedy(case: Case, net: Any, inputs: dict[str, torch.Tensor]) -> Call:
     """Likeliest tokens of a cached decoder, which only the fork has."""
     decoder = net.cached(len(inputs["x"]), inputs.get("context"))
-    step = torch.compile(decoder, fullgraph=True) if case.compiled else decoder
+    if case.compiled:
+        decoder.compile(fullgraph=True)
 
     @torch.no_grad()
     def call() -> torch.Tensor:
         decoder.reset()
         token, tokens = _begin(case, inputs), []
         for _ in range(case.tokens):
-            token = step(token)[:, -1].argmax(-1, keepdim=True)
+            token = decoder(token)[:, -1].argmax(-1, keepdim=True)
             tokens.append(token)
         return torch.cat(tokens, 1)
 

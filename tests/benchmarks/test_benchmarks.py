@@ -159,6 +159,17 @@ class TestCases(unittest.TestCase):
         self.assertEqual(drawn[0].shape, (1, 6))
         self.assertFalse(all(torch.equal(drawn[0], tokens) for tokens in drawn))
 
+    def test_compiled(self):
+        """What is to be compiled is, and nothing else."""
+        greedy = dataclasses.replace(SAMPLED, work="greedy")
+        for case, compiled in ((TINY, "SABlock"), (greedy, "CachedDecoder")):
+            with patch.object(torch.nn.Module, "compile", autospec=True) as compiling:
+                make(case, "network", Setting())
+                make(dataclasses.replace(case, compiled=True), "limit", Setting())
+                compiling.assert_not_called()
+                make(dataclasses.replace(case, compiled=True), "network", Setting())
+                self.assertEqual(type(compiling.call_args.args[0]).__name__, compiled)
+
     def test_ill_variants(self):
         with self.assertRaisesRegex(ValueError, "no variant 'best', there are network, flash"):
             make(TINY, "best", Setting())
