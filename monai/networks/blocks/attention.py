@@ -19,12 +19,21 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+from monai.networks.blocks.attention_kernels import (
+    attention_weights,
+    fused_attention,
+    fused_attention_with_bias,
+    lower_triangle,
+    resolve_mask,
+    runs_now,
+)
 from monai.networks.blocks.attention_loading import Loading, SafeLoading
 from monai.networks.blocks.attention_projection import adapt_projection
+from monai.networks.blocks.attention_utils import sum_over_axes
 from monai.networks.blocks.rel_pos_embedding import DecomposedRelativePosEmbedding
 from monai.networks.layers.utils import get_rel_pos_embedding_layer
 
-__all__ = ["AttentionBlock", "AttentionOptions", "check_sizes", "resolve_mask", "resolve_projection"]
+__all__ = ["AttentionBlock", "AttentionOptions", "check_sizes", "resolve_projection"]
 
 
 @dataclass(frozen=True)
@@ -91,97 +100,6 @@ def check_sizes(hidden_size: int, num_heads: int, dropout_rate: float, dim_head:
         raise ValueError(f"hidden_size {hidden_size} should be divisible by num_heads {num_heads}.")
 
 
-def resolve_mask(attn_mask: torch.Tensor, batch: int, heads: int, queries: int, keys: int) -> torch.Tensor:
-    """
-    Bring an attention mask to the form that every path of the core takes.
-
-    Args:
-        attn_mask: nonzero where a query may attend to a key: (B, K) over keys, (B, Q, K), or (B, 1 or heads, Q, K);
-            a batch size of 1 serves the whole batch.
-        batch: B, the batch size.
-        heads: number of attention heads.
-        queries: Q, number of query tokens.
-        keys: K, number of key tokens.
-
-    Returns:
-        bool tensor that broadcasts to (B, heads, Q, K).
-
-    Raises:
-        ValueError: if the mask has another shape.
-    """
-    mask = attn_mask
-    if mask.dim() == 2:
-        mask = mask[:, None, None, :]
-    elif mask.dim() == 3:
-        mask = mask[:, None]
-    fits = mask.dim() == 4
-    if fits:
-        fits = (
-            (mask.shape[0] == batch or mask.shape[0] == 1)
-            and (mask.shape[1] == heads or mask.shape[1] == 1)
-            and (mask.shape[2] == queries or attn_mask.dim() == 2)
-            and mask.shape[3] == keys
-        )
-    if not fits:
-        raise ValueError(
-            f"attn_mask has shape {list(attn_mask.shape)}, but this attention takes (B, K) = {[batch, keys]}, "
-            f"(B, Q, K) = {[batch, queries, keys]}, (B, 1, Q, K) = {[batch, 1, queries, keys]} "
-            f"or (B, heads, Q, K) = {[batch, heads, queries, keys]}."
-        )
-    return mask != 0
-
-
-def lower_triangle(queries: int, keys: int, device: Optional[torch.device] = None) -> torch.Tensor:
-    """Causal mask: bool tensor (1, 1, queries, keys), True where key position <= query position."""
-    return torch.ones(queries, keys, dtype=torch.bool, device=device).tril()[None, None]
-
-
-def fused_attention(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    mask: Optional[torch.Tensor],
-    causal: bool,
-    scale: float,
-    dropout_p: float,
-) -> torch.Tensor:
-    """
-    Attention by torch's fused kernel, which never forms the attention matrix where it can avoid it.
-
-    Args:
-        q: queries (B, heads, Q, D).
-        k: keys (B, heads, K, D).
-        v: values (B, heads, K, D).
-        mask: bool, broadcastable to (B, heads, Q, K), or None. A query without any key gets zeros.
-        causal: whether query i attends to keys 0 to i only.
-        scale: factor of the logits.
-        dropout_p: probability with which an attention weight is dropped.
-
-    Returns:
-        (B, heads, Q, D)
-    """
-    if mask is None:
-        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout_p, is_causal=causal, scale=scale)
-    # kernels and exporters disagree about rows without a key: let them attend to everything, then clear the result
-    dead = ~mask.any(dim=-1, keepdim=True)
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask | dead, dropout_p=dropout_p, scale=scale)
-    return out.masked_fill(dead, 0.0)
-
-
-def attention_weights(logits: torch.Tensor, mask: Optional[torch.Tensor]) -> torch.Tensor:
-    """
-    Softmax of attention logits over the keys that the mask allows.
-
-    Args:
-        logits: (B, heads, Q, K).
-        mask: bool, broadcastable to the logits, or None. A query without any key gets zeros.
-    """
-    if mask is None:
-        return logits.softmax(dim=-1)
-    dead = ~mask.any(dim=-1, keepdim=True)
-    return logits.masked_fill(~(mask | dead), float("-inf")).softmax(dim=-1).masked_fill(dead, 0.0)
-
-
 class AttentionBlock(SafeLoading):
     """
     The core that the public attention blocks share: what they check, register and compute after their own linears.
@@ -190,7 +108,7 @@ class AttentionBlock(SafeLoading):
     <https://arxiv.org/abs/1706.03762>". The fused kernel does the work unless the attention matrix itself is asked for.
 
     The arguments are those of :class:`~monai.networks.blocks.selfattention.SABlock`, with ``use_proj_attn`` decided. A
-    subclass makes the linears of q, k and v, and hands their results to :meth:`attend`.
+    subclass makes the linears of q, k and v (``project``), and hands their results to :meth:`attend`.
 
     Raises:
         ValueError: if an argument is out of range, if two arguments exclude each other, or if the width of the
@@ -294,7 +212,7 @@ class AttentionBlock(SafeLoading):
             q: queries, (B, heads, Q, D).
             k: keys, (B, heads, K, D).
             v: values, (B, heads, K, D).
-            attn_mask: see :func:`resolve_mask`.
+            attn_mask: see :func:`~monai.networks.blocks.attention_kernels.resolve_mask`.
 
         Returns:
             (B, Q, C)
@@ -302,12 +220,7 @@ class AttentionBlock(SafeLoading):
         Raises:
             ValueError: if the mask has a shape that does not fit, or comes with causal attention.
         """
-        mask: Optional[torch.Tensor] = None
-        if attn_mask is not None:
-            if self.causal:
-                raise ValueError("Causal attention does not support attention masks.")
-            mask = resolve_mask(attn_mask, q.shape[0], self.num_heads, q.shape[2], k.shape[2])
-
+        mask = self._resolve(attn_mask, q, k)
         dtype = v.dtype
         if self.attention_dtype is None:
             out = self._kernel(x, q, k, v, mask)
@@ -340,10 +253,17 @@ class AttentionBlock(SafeLoading):
     def _fused_with_rel_pos(
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: Optional[torch.Tensor], dropout_p: float
     ) -> torch.Tensor:
-        """The per-axis terms ride along as channels of q that one-hot channels of k pick out, inside one kernel."""
+        """
+        The per-axis terms as a bias where a CPU infers. Else they ride along as channels of q that one-hot channels of
+        k pick out: in one call of a kernel, with gradients.
+        """
         rel_pos = self.rel_positional_embedding
         if rel_pos is None:  # for TorchScript, which has to see that it is there
             return fused_attention(q, k, v, mask, self.causal, self.scale, dropout_p)
+        if runs_now() and q.is_cpu and dropout_p == 0.0 and not torch.is_grad_enabled():
+            terms = rel_pos.axis_terms(q, k.shape[2])
+            if len(terms) > 0:
+                return fused_attention_with_bias(q, k, v, terms, mask, self.causal, self.scale)
         wide_q, wide_k = rel_pos.extend(q, k, self.scale)
         # the kernels want one width for q, k and v
         wide_v = F.pad(v, (0, wide_q.shape[-1] - v.shape[-1]))
@@ -363,7 +283,62 @@ class AttentionBlock(SafeLoading):
             self.att_mat = weights.detach()
         return torch.matmul(self.drop_weights(weights).to(v.dtype), v)
 
+    def attention_rows(
+        self,
+        x: torch.Tensor,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        queries: torch.Tensor,
+        attn_mask: Optional[torch.Tensor] = None,
+    ) -> torch.Tensor:
+        """
+        The attention weights of some queries: rows of the matrix that ``save_attn=True`` keeps, without the others.
+
+        Args:
+            x: the block's input, (B, Q, C).
+            q: queries, (B, heads, Q, D).
+            k: keys, (B, heads, K, D).
+            queries: numbers of the queries, (N,).
+            attn_mask: see :func:`~monai.networks.blocks.attention_kernels.resolve_mask`.
+
+        Returns:
+            (B, heads, N, K). A position embedding of the user's own forms the whole matrix on the way.
+
+        Raises:
+            ValueError: if the mask has a shape that does not fit, or comes with causal attention.
+        """
+        mask = self._resolve(attn_mask, q, k)
+        if self.attention_dtype is None:
+            return self._rows(x, q, k, queries, mask)
+        with torch.autocast(q.device.type, enabled=False):
+            return self._rows(x, q.to(self.attention_dtype), k.to(self.attention_dtype), queries, mask)
+
+    def _rows(
+        self, x: torch.Tensor, q: torch.Tensor, k: torch.Tensor, queries: torch.Tensor, mask: Optional[torch.Tensor]
+    ) -> torch.Tensor:
+        rel_pos = self.rel_positional_embedding
+        if rel_pos is not None and not self.fused_rel_pos:
+            logits = rel_pos(x, torch.matmul(q * self.scale, k.transpose(-2, -1)), q)[:, :, queries]
+        else:
+            logits = torch.matmul(q[:, :, queries] * self.scale, k.transpose(-2, -1))
+        if rel_pos is not None and self.fused_rel_pos:
+            terms = rel_pos.axis_terms(q, k.shape[2])
+            if len(terms) > 0:
+                logits = logits + sum_over_axes([term[:, :, queries] for term in terms])
+        if mask is not None and mask.shape[2] > 1:
+            mask = mask[:, :, queries]
+        if self.causal:
+            mask = torch.arange(k.shape[2], device=q.device) <= queries[:, None]
+        return attention_weights(logits, mask)
+
+    def _resolve(self, attn_mask: Optional[torch.Tensor], q: torch.Tensor, k: torch.Tensor) -> Optional[torch.Tensor]:
+        if attn_mask is None:
+            return None
+        if self.causal:
+            raise ValueError("Causal attention does not support attention masks.")
+        return resolve_mask(attn_mask, q.shape[0], self.num_heads, q.shape[2], k.shape[2])
+
     def _causal_mask(self, queries: int, keys: int, device: torch.device) -> torch.Tensor:
         if queries <= self.causal_mask.shape[2] and keys <= self.causal_mask.shape[3]:
             return self.causal_mask[:, :, :queries, :keys]
-        return lower_triangle(queries, keys, device)
+        return lower_triangle(queries, keys, device=device)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-__all__ = ["add_decomposed_rel_pos", "axis_terms", "get_rel_pos"]
+__all__ = ["add_decomposed_rel_pos", "axis_terms", "get_rel_pos", "sum_over_axes"]
 
 
 def get_rel_pos(q_size: int, k_size: int, rel_pos: torch.Tensor) -> torch.Tensor:
@@ -98,3 +98,19 @@ def add_decomposed_rel_pos(
         attn = (grid + term.reshape(batch, queries, 1, k_size[axis], 1)).reshape(batch, queries, keys)
         outer = outer * k_size[axis]
     return attn
+
+
+def sum_over_axes(terms: list[torch.Tensor]) -> torch.Tensor:
+    """
+    Sum the terms of all axes for every token of a grid.
+
+    Args:
+        terms: one tensor an axis, (..., length of the axis).
+
+    Returns:
+        (..., product of the lengths), tokens in row-major order
+    """
+    total = terms[-1]
+    for term in terms[:-1][::-1]:
+        total = (term.unsqueeze(-1) + total.unsqueeze(-2)).flatten(-2)
+    return total

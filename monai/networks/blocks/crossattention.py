@@ -108,8 +108,18 @@ class CrossAttentionBlock(AttentionBlock):
         Raises:
             ValueError: if the mask has another shape, or comes with causal attention.
         """
-        q, (k, v) = self.split_heads(self.to_q(x)), self.project_context(x if context is None else context)
+        q, k, v = self.project(x, context)
         return self.attend(x, q, k, v, attn_mask)
+
+    def project(
+        self, x: torch.Tensor, context: Optional[torch.Tensor] = None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """
+        Queries of the tokens ``x``, (B, Q, C), keys and values of the ``context``, (B, K, context_input_size), or of
+        ``x`` without one: (B, heads, Q, D) and twice (B, heads, K, D).
+        """
+        k, v = self.project_context(x if context is None else context)
+        return self.split_heads(self.to_q(x)), k, v
 
     def project_context(self, context: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values of a context, (B, K, context_input_size): each (B, heads, K, D)."""

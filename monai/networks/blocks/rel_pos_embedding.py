@@ -101,16 +101,32 @@ class DecomposedRelativePosEmbedding(nn.Module):
         Raises:
             ValueError: if the number of queries is not that of the grid.
         """
-        k_size = self._key_grid(q.shape[2], k.shape[2])
-        if len(k_size) == 0:
+        terms = self.axis_terms(q, k.shape[2])
+        if len(terms) == 0:
             return q * scale, k
-        tables = list(self.rel_pos_arr)
-        terms = torch.cat(axis_terms(q.flatten(0, 1), tables, self._query_grid(), k_size), dim=-1)
-        coordinates = self._one_hot(k_size, k).expand(k.shape[0], k.shape[1], -1, -1)
-        return (
-            torch.cat([q * scale, terms.reshape(q.shape[0], q.shape[1], q.shape[2], terms.shape[-1])], dim=-1),
-            torch.cat([k, coordinates], dim=-1),
-        )
+        coordinates = self._one_hot([term.shape[-1] for term in terms], k).expand(k.shape[0], k.shape[1], -1, -1)
+        return torch.cat([q * scale] + terms, dim=-1), torch.cat([k, coordinates], dim=-1)
+
+    def axis_terms(self, q: torch.Tensor, keys: int) -> list[torch.Tensor]:
+        """
+        What each axis adds to the logits of each query.
+
+        Args:
+            q: unscaled queries (B, heads, Q, D).
+            keys: number of keys.
+
+        Returns:
+            one tensor an axis, (B, heads, Q, length of the axis in the keys' grid); none where the keys lie on no grid.
+
+        Raises:
+            ValueError: if the number of queries is not that of the grid.
+        """
+        k_size = self._key_grid(q.shape[2], keys)
+        terms: list[torch.Tensor] = []
+        if len(k_size) > 0:
+            for term in axis_terms(q.flatten(0, 1), list(self.rel_pos_arr), self._query_grid(), k_size):
+                terms.append(term.reshape(q.shape[0], q.shape[1], q.shape[2], term.shape[-1]))
+        return terms
 
     def _query_grid(self) -> list[int]:
         return list(self.s_input_dims)

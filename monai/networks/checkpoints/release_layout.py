@@ -21,7 +21,8 @@ import torch
 import torch.nn as nn
 
 from monai.apps.generation.maisi.networks.autoencoderkl_maisi import AutoencoderKlMaisi
-from monai.networks.blocks.attention import AttentionBlock, lower_triangle
+from monai.networks.blocks.attention import AttentionBlock
+from monai.networks.blocks.attention_kernels import lower_triangle
 from monai.networks.blocks.attention_projection import write_identity
 from monai.networks.blocks.crossattention import CrossAttentionBlock
 from monai.networks.blocks.diffusion_backbone import DiffusionBackbone

@@ -160,6 +160,10 @@ class TestInBlocks(unittest.TestCase):
         watched.load_state_dict(net.state_dict())
         x = torch.randn(2, math.prod(grid), 16, dtype=torch.float64)
         torch.testing.assert_close(net(x), watched(x), atol=1e-12, rtol=0)
+        with torch.no_grad():  # then the terms are a bias
+            mask = torch.rand(2, 1, x.shape[1], x.shape[1]) > 0.5
+            torch.testing.assert_close(net(x), watched(x), atol=1e-12, rtol=0)
+            torch.testing.assert_close(net(x, mask), watched(x, mask), atol=1e-12, rtol=0)
         for module in (net, watched):
             module(x).square().sum().backward()
         for (name, p), other in zip(net.named_parameters(), watched.parameters()):
@@ -175,6 +179,8 @@ class TestInBlocks(unittest.TestCase):
         watched.load_state_dict(net.state_dict())
         x, context = torch.randn(2, 16, 16), torch.randn(2, length, 16)
         torch.testing.assert_close(net(x, context), watched(x, context), atol=1e-5, rtol=0)
+        with torch.no_grad():
+            torch.testing.assert_close(net(x, context), watched(x, context), atol=1e-5, rtol=0)
         assert_scripts(net, (x, context), (x[:1], context[:1]))
 
     def test_given_grid_of_the_context(self):

@@ -1,0 +1,261 @@
+# Copyright (c) MONAI Consortium
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+from __future__ import annotations
+
+from typing import Optional
+
+import torch
+import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
+
+from monai.networks.blocks.attention_utils import sum_over_axes
+
+__all__ = [
+    "attention_weights",
+    "fused_attention",
+    "fused_attention_with_bias",
+    "lower_triangle",
+    "resolve_mask",
+    "runs_now",
+]
+
+PART = 2**22
+"""Number of logits that are computed at once where a kernel would build them all: 16 MB in float32."""
+
+
+def resolve_mask(attn_mask: torch.Tensor, batch: int, heads: int, queries: int, keys: int) -> torch.Tensor:
+    """
+    Bring an attention mask to the form that every path of the core takes.
+
+    Args:
+        attn_mask: nonzero where a query may attend to a key: (B, K) over keys, (B, Q, K), or (B, 1 or heads, Q, K);
+            a batch size of 1 serves the whole batch.
+        batch: B, the batch size.
+        heads: number of attention heads.
+        queries: Q, number of query tokens.
+        keys: K, number of key tokens.
+
+    Returns:
+        bool tensor that broadcasts to (B, heads, Q, K).
+
+    Raises:
+        ValueError: if the mask has another shape.
+    """
+    mask = attn_mask
+    if mask.dim() == 2:
+        mask = mask[:, None, None, :]
+    elif mask.dim() == 3:
+        mask = mask[:, None]
+    fits = mask.dim() == 4
+    if fits:
+        fits = (
+            (mask.shape[0] == batch or mask.shape[0] == 1)
+            and (mask.shape[1] == heads or mask.shape[1] == 1)
+            and (mask.shape[2] == queries or attn_mask.dim() == 2)
+            and mask.shape[3] == keys
+        )
+    if not fits:
+        raise ValueError(
+            f"attn_mask has shape {list(attn_mask.shape)}, but this attention takes (B, K) = {[batch, keys]}, "
+            f"(B, Q, K) = {[batch, queries, keys]}, (B, 1, Q, K) = {[batch, 1, queries, keys]} "
+            f"or (B, heads, Q, K) = {[batch, heads, queries, keys]}."
+        )
+    return mask != 0
+
+
+def lower_triangle(queries: int, keys: int, first: int = 0, device: Optional[torch.device] = None) -> torch.Tensor:
+    """Causal mask of the queries from number ``first`` on: bool (1, 1, queries, keys), True where key <= query."""
+    return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(first)[None, None]
+
+
+def runs_now() -> bool:
+    """Whether sizes are those of data: not while a graph is traced or compiled, which is to serve other sizes too."""
+    if torch.jit.is_scripting():
+        return True
+    else:
+        return not (torch.compiler.is_compiling() or torch.jit.is_tracing())
+
+
+def _allowed(mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    The queries of a mask that may attend to nothing, and the mask with these attending to everything.
+
+    Kernels and exporters disagree about rows without a key; what such a query then gets is cleared afterwards.
+    """
+    dead = ~mask.any(dim=-1, keepdim=True)
+    return dead, mask | dead
+
+
+def fused_attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    mask: Optional[torch.Tensor],
+    causal: bool,
+    scale: float,
+    dropout_p: float,
+    part: int = PART,
+) -> torch.Tensor:
+    """
+    Attention by torch's fused kernel. Where that would build the attention matrix, some queries are computed at a time;
+    of many such parts the backward pass computes each again, instead of keeping what it needs of all of them.
+
+    Args:
+        q: queries (B, heads, Q, D).
+        k: keys (B, heads, K, D).
+        v: values (B, heads, K, D).
+        mask: bool, broadcastable to (B, heads, Q, K), or None. A query without any key gets zeros.
+        causal: whether query i attends to keys 0 to i only.
+        scale: factor of the logits.
+        dropout_p: probability with which an attention weight is dropped.
+        part: number of logits that are computed at once where the kernel would build them all.
+
+    Returns:
+        (B, heads, Q, D)
+    """
+    if runs_now():
+        logits = _logits_of_the_kernel(q, k, mask, dropout_p)
+        if logits > 2 * part:
+            size = max(1, q.shape[2] * part // logits)
+            return _in_parts(q, k, v, mask, causal, scale, dropout_p, size, logits > 8 * part)
+    return _at_once(q, k, v, mask, causal, scale, dropout_p)
+
+
+def _at_once(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    mask: Optional[torch.Tensor],
+    causal: bool,
+    scale: float,
+    dropout_p: float,
+) -> torch.Tensor:
+    if dropout_p > 0.0 and q.is_cpu:  # of which its kernel has none
+        if causal:
+            mask = lower_triangle(q.shape[2], k.shape[2], device=q.device)
+        weights = attention_weights(torch.matmul(q * scale, k.transpose(-2, -1)), mask)
+        return torch.matmul(F.dropout(weights, dropout_p).to(v.dtype), v)
+    if mask is None:
+        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout_p, is_causal=causal, scale=scale)
+    dead, allowed = _allowed(mask)
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, dropout_p=dropout_p, scale=scale)
+    return out.masked_fill(dead, 0.0)
+
+
+def _logits_of_the_kernel(q: torch.Tensor, k: torch.Tensor, mask: Optional[torch.Tensor], dropout_p: float) -> int:
+    """
+    How many numbers, of a size of Q x K, torch's kernel holds at a time (``python -m benchmarks kernels``).
+
+    The CPU's kernel has no dropout and turns a mask into floats; CUDA's kernels have no float64. Other devices have no
+    kernel that works piece by piece.
+    """
+    if q.is_cuda:
+        builds_matrix = q.dtype == torch.float64
+    else:
+        builds_matrix = dropout_p > 0.0 or not q.is_cpu
+    if builds_matrix:
+        return q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2]
+    if mask is not None and mask.shape[2] > 1:
+        return mask.numel()
+    return 0
+
+
+def _in_parts(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    mask: Optional[torch.Tensor],
+    causal: bool,
+    scale: float,
+    dropout_p: float,
+    size: int,
+    recompute: bool,
+) -> torch.Tensor:
+    """``size`` queries at a time; with ``recompute`` the backward pass computes them again."""
+    parts: list[torch.Tensor] = []
+    for start in range(0, q.shape[2], size):
+        part = q[:, :, start : start + size]
+        keys, values, part_mask = k, v, mask
+        if mask is not None and mask.shape[2] > 1:
+            part_mask = mask[:, :, start : start + size]
+        if causal:
+            seen = min(start + part.shape[2], k.shape[2])
+            keys, values = k[:, :, :seen], v[:, :, :seen]
+            part_mask = lower_triangle(part.shape[2], seen, start, q.device)
+        if torch.jit.is_scripting() or not (recompute and torch.is_grad_enabled()):
+            parts.append(_at_once(part, keys, values, part_mask, False, scale, dropout_p))
+        else:
+            args = (part, keys, values, part_mask, False, scale, dropout_p)
+            parts.append(checkpoint(_at_once, *args, use_reentrant=False))
+    return torch.cat(parts, dim=2)
+
+
+def fused_attention_with_bias(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    terms: list[torch.Tensor],
+    mask: Optional[torch.Tensor],
+    causal: bool,
+    scale: float,
+    size: int = 128,
+) -> torch.Tensor:
+    """
+    Attention by torch's fused kernel with a bias on the logits that is a sum over the axes of the keys' grid. The bias
+    is made for some queries at a time: quick on a CPU, where the kernel takes no gradient of it.
+
+    Args:
+        q: queries (B, heads, Q, D).
+        k: keys (B, heads, K, D).
+        v: values (B, heads, K, D).
+        terms: what each axis adds, (B, heads, Q, length of the axis), in the order of the axes.
+        mask: bool, broadcastable to (B, heads, Q, K), or None. A query without any key gets zeros.
+        causal: whether query i attends to keys 0 to i only.
+        scale: factor of the logits, without the bias.
+        size: number of queries at a time; the bias of 128 stays in the cache of a processor.
+
+    Returns:
+        (B, heads, Q, D)
+    """
+    parts: list[torch.Tensor] = []
+    for start in range(0, q.shape[2], size):
+        part = q[:, :, start : start + size]
+        end = start + part.shape[2]
+        bias = sum_over_axes([term[:, :, start:end] for term in terms])
+        part_mask = mask
+        if mask is not None and mask.shape[2] > 1:
+            part_mask = mask[:, :, start:end]
+        if causal:
+            part_mask = lower_triangle(part.shape[2], k.shape[2], start, q.device)
+        if part_mask is None:
+            parts.append(F.scaled_dot_product_attention(part, k, v, attn_mask=bias, scale=scale))
+        else:
+            dead, allowed = _allowed(part_mask)
+            bias = bias.masked_fill(~allowed, float("-inf"))
+            out = F.scaled_dot_product_attention(part, k, v, attn_mask=bias, scale=scale)
+            parts.append(out.masked_fill(dead, 0.0))
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+
+
+def attention_weights(logits: torch.Tensor, mask: Optional[torch.Tensor]) -> torch.Tensor:
+    """
+    Softmax of attention logits over the keys that the mask allows.
+
+    Args:
+        logits: (B, heads, Q, K).
+        mask: bool, broadcastable to the logits, or None. A query without any key gets zeros.
+    """
+    if mask is None:
+        return logits.softmax(dim=-1)
+    dead, allowed = _allowed(mask)
+    return logits.masked_fill(~allowed, float("-inf")).softmax(dim=-1).masked_fill(dead, 0.0)
