@@ -14,12 +14,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
 from monai.inferers.inferer import Inferer
+from monai.networks.blocks.kv_cache import why_not_cached
 from monai.networks.nets import VQVAE, DecoderOnlyTransformer
 from monai.utils import optional_import
 from monai.utils.ordering import Ordering
@@ -108,9 +110,10 @@ class VQVAETransformerInferer(Inferer, nn.Module):
         """
         next_logits = _cached_steps(transformer_model, starting_tokens.shape[0], conditioning)
         tokens = starting_tokens.long()
+        begin = torch.tensor([vqvae_model.num_embeddings], device=tokens.device)
         for _ in _progress(math.prod(latent_spatial_dim), verbose):
             logits = next_logits(tokens) / temperature
-            drawn = torch.multinomial(_probabilities(logits, top_k, vqvae_model.num_embeddings), num_samples=1)
+            drawn = torch.multinomial(_probabilities(logits, top_k, begin), num_samples=1)
             tokens = torch.cat([tokens, drawn], dim=1)
         entries = tokens[:, 1:][:, ordering.get_revert_sequence_ordering()]
         return vqvae_model.decode_samples(entries.reshape(starting_tokens.shape[0], *latent_spatial_dim))
@@ -184,11 +187,12 @@ def _cached_steps(
     """
     Make a function from sequences that grow, (B, N), to the logits of the token that follows, (B, num_tokens).
 
-    A transformer without a cache is run on the whole sequence each time; so is one that attends to its own tokens in
-    place of a context, or drops some of them at random.
+    A transformer that cannot decode on a cache is run on the whole sequence each time; so is one that attends to its
+    own tokens in place of a context, or drops some of them at random.
     """
     window, decoder, seen = transformer.max_seq_len, None, 0
-    if isinstance(transformer, DecoderOnlyTransformer) and not transformer.training:
+    blocks: Any = transformer.blocks if isinstance(transformer, DecoderOnlyTransformer) else [None]
+    if not transformer.training and all(why_not_cached(block) is None for block in blocks):
         if context is not None or not transformer.with_cross_attention:
             decoder = transformer.cached(batch_size, context if transformer.with_cross_attention else None)
 
@@ -202,18 +206,18 @@ def _cached_steps(
     return step
 
 
-def _probabilities(logits: torch.Tensor, top_k: int | None, begin: int) -> torch.Tensor:
+def _probabilities(logits: torch.Tensor, top_k: int | None, begin: torch.Tensor) -> torch.Tensor:
     """
     Probabilities of the next token, (B, num_tokens): never of the begin token, whose share the others do not get.
 
     Args:
         logits: (B, num_tokens).
         top_k: how many of the likeliest tokens keep their probability; all if None.
-        begin: number of the begin token.
+        begin: number of the begin token, (1,).
     """
     if top_k == 1:  # or else the begin token, where it is the likeliest, would leave nothing to draw from
-        logits = logits.index_fill(1, torch.tensor([begin], device=logits.device), -math.inf)
+        logits = logits.index_fill(1, begin, -math.inf)
     if top_k is not None:
         least = logits.topk(min(top_k, logits.shape[1])).values[:, -1:]
         logits = logits.masked_fill(logits < least, -math.inf)
-    return logits.softmax(-1).index_fill(1, torch.tensor([begin], device=logits.device), 0.0)
+    return logits.softmax(-1).index_fill_(1, begin, 0.0)

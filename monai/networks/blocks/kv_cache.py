@@ -12,16 +12,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Optional
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+from monai.networks.blocks.crossattention import CrossAttentionBlock
+from monai.networks.blocks.mlp import MLPBlock
 from monai.networks.blocks.selfattention import SABlock
 from monai.networks.blocks.transformerblock import TransformerBlock
 
-__all__ = ["CachedTransformerBlock", "KeyValueCache"]
+__all__ = ["CachedTransformerBlock", "KeyValueCache", "why_not_cached"]
+
+
+def why_not_cached(block: Any) -> str | None:
+    """
+    Tell why a transformer block cannot decode on a cache, None where it can.
+
+    A cached step reads the weights of the block's layers without calling them, so they have to be torch's own.
+    """
+    if not isinstance(block, TransformerBlock) or not isinstance(block.attn, SABlock):
+        return f"{type(block).__name__} is no TransformerBlock with an SABlock"
+    attn = block.attn
+    if not attn.causal or attn.save_attn or attn.rel_positional_embedding is not None:
+        return (
+            "its self attention has to be causal, without relative positions, and not to save its matrix: it has "
+            f"causal={attn.causal}, save_attn={attn.save_attn}, "
+            f"rel_pos_embedding={'None' if attn.rel_positional_embedding is None else 'given'}"
+        )
+    plain: dict[str, type] = {"norm1": nn.LayerNorm, "norm2": nn.LayerNorm, "mlp": MLPBlock, "mlp.fn": nn.GELU}
+    linears = ["attn.qkv"] if attn.use_combined_linear else ["attn.to_q", "attn.to_k", "attn.to_v"]
+    linears += ["attn.out_proj"] if attn.use_proj_attn else []
+    plain.update(dict.fromkeys(linears + ["mlp.linear1", "mlp.linear2"], nn.Linear))
+    for name, kind in plain.items():
+        layer = block.get_submodule(name)
+        if type(layer) is not kind:
+            return f"its {name} is {type(layer).__name__}, not {kind.__name__}: merge what replaced it back into it"
+    return None
 
 
 class KeyValueCache(nn.Module):
@@ -48,29 +77,40 @@ class KeyValueCache(nn.Module):
     ) -> None:
         super().__init__()
         self.max_length = max_length
-        self.keys: torch.Tensor
-        self.values: torch.Tensor
-        for name in ("keys", "values"):
-            empty = torch.zeros(batch_size, num_heads, max_length, head_dim, dtype=dtype, device=device)
-            self.register_buffer(name, empty, persistent=False)
+        empty = torch.zeros(2, batch_size, num_heads, max_length, head_dim, dtype=dtype, device=device)
+        self.keys_values: torch.Tensor
+        self.register_buffer("keys_values", empty, persistent=False)
 
-    def write(self, k: torch.Tensor, v: torch.Tensor, positions: torch.Tensor) -> None:
+    def write(self, keys_values: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """
-        Keep keys and values, without their gradients.
+        Keep keys and values.
 
         Args:
-            k: keys, (B, heads, N, D).
-            v: values, likewise.
-            positions: of their tokens, (N,).
+            keys_values: of some tokens, one after the other, (2, B, heads, N, D), in the type of the cache.
+            positions: of these tokens, (N,).
+
+        Returns:
+            those of all positions, (2, B, heads, S, D)
         """
-        self.keys.index_copy_(2, positions, k.detach().to(self.keys.dtype))
-        self.values.index_copy_(2, positions, v.detach().to(self.values.dtype))
+        return self.keys_values.index_copy_(3, positions, keys_values)
+
+
+def _weight_and_bias(*layers: Any) -> tuple[Any, Any]:
+    """
+    Weight and bias of a layer, in its own memory, or of several linears as one; None for what is not there.
+    """
+    weights = [layer.weight.detach() for layer in layers]
+    biases = [layer.bias.detach() for layer in layers if layer.bias is not None]
+    pair = [torch.cat(parts) if len(parts) > 1 else next(iter(parts), None) for parts in (weights, biases)]
+    return pair[0], pair[1]
 
 
 class CachedTransformerBlock(nn.Module):
     """
     A transformer block that is given a sequence piece by piece: it attends to the earlier pieces through their keys and
-    values, and to a context whose keys and values are computed once.
+    values, and to a context whose keys and values are computed once. It computes as in evaluation, without gradient.
+
+    A step of one token costs little next to the calls of modules in Python: it reads the weights and calls none.
 
     Args:
         block: the block, whose self attention is causal.
@@ -78,25 +118,32 @@ class CachedTransformerBlock(nn.Module):
         max_length: number of tokens of the longest sequence.
 
     Raises:
-        ValueError: if the block's attention is not causal, keeps its matrix or has relative positions.
+        ValueError: if the block cannot decode on a cache, see :func:`why_not_cached`.
     """
 
     __constants__ = ["with_cross_attention"]
 
     def __init__(self, block: TransformerBlock, batch_size: int, max_length: int) -> None:
         super().__init__()
+        reason = why_not_cached(block)
+        if reason is not None:
+            raise ValueError(f"this transformer block cannot decode on a cache: {reason}.")
         attn: SABlock = block.attn
-        if not attn.causal or attn.save_attn or attn.rel_positional_embedding is not None:
-            raise ValueError(
-                "a cache serves causal attention without relative positions whose matrix is not saved: this block has "
-                f"causal={attn.causal}, save_attn={attn.save_attn}, "
-                f"rel_pos_embedding={'None' if attn.rel_positional_embedding is None else 'given'}."
-            )
         self.with_cross_attention = block.with_cross_attention
-        self.norm1, self.norm2, self.mlp, self.attn = block.norm1, block.norm2, block.mlp, attn
+        self.num_heads, self.head_dim, self.inner_dim = attn.num_heads, attn.head_dim, attn.inner_dim
+        self.scale = attn.scale
         self.norm_cross_attn = block.norm_cross_attn
         self.cross_attn: Any = block.cross_attn
-        weight = next(attn.parameters())
+
+        self.eps1, self.eps2 = block.norm1.eps, block.norm2.eps
+        self.norm1, self.norm2 = _weight_and_bias(block.norm1), _weight_and_bias(block.norm2)
+        qkv: list[Any] = [attn.qkv] if attn.use_combined_linear else [attn.to_q, attn.to_k, attn.to_v]
+        self.qkv = _weight_and_bias(*qkv)
+        self.out = _weight_and_bias(*([attn.out_proj] if attn.use_proj_attn else []))
+        self.linear1, self.linear2 = _weight_and_bias(block.mlp.linear1), _weight_and_bias(block.mlp.linear2)
+        self.hidden_shape = list(block.norm1.normalized_shape)
+
+        weight = self.qkv[0]
         dtype = weight.dtype if attn.attention_dtype is None else attn.attention_dtype
         self.cache = KeyValueCache(
             batch_size, attn.num_heads, max_length, attn.head_dim, dtype=dtype, device=weight.device
@@ -104,6 +151,16 @@ class CachedTransformerBlock(nn.Module):
         self.context_keys = torch.empty(0)
         self.context_values = torch.empty(0)
         self.context_mask: Optional[torch.Tensor] = None
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> CachedTransformerBlock:
+        """What moves a module to another device or type moves what it holds without registering it, too."""
+        super()._apply(fn, recurse)
+        for name in ("norm1", "norm2", "qkv", "out", "linear1", "linear2"):
+            setattr(self, name, tuple(None if tensor is None else fn(tensor) for tensor in getattr(self, name)))
+        self.context_keys, self.context_values = fn(self.context_keys), fn(self.context_values)
+        if self.context_mask is not None:
+            self.context_mask = fn(self.context_mask)
+        return self
 
     def forward(self, x: torch.Tensor, positions: torch.Tensor, start: int) -> torch.Tensor:
         """
@@ -115,26 +172,36 @@ class CachedTransformerBlock(nn.Module):
         Returns:
             (B, N, C)
         """
-        x = x + self._attend(self.norm1(x), positions, start)
+        y = F.layer_norm(x, self.hidden_shape, self.norm1[0], self.norm1[1], self.eps1)
+        x = x + self._attend(y, positions, start)
         if self.with_cross_attention:
             x = x + self._attend_to_context(self.norm_cross_attn(x))
-        return x + self.mlp(self.norm2(x))
+        y = F.layer_norm(x, self.hidden_shape, self.norm2[0], self.norm2[1], self.eps2)
+        y = F.gelu(F.linear(y, self.linear1[0], self.linear1[1]))
+        return x + F.linear(y, self.linear2[0], self.linear2[1])
 
     def _attend(self, x: torch.Tensor, positions: torch.Tensor, start: int) -> torch.Tensor:
-        q, k, v = self.attn.project(x)
-        self.cache.write(k, v, positions)
-        keys, values, dtype = self.cache.keys, self.cache.values, v.dtype
-        q = q.to(keys.dtype)
+        batch, tokens, _ = x.shape
+        qkv = F.linear(x, self.qkv[0], self.qkv[1]).view(batch, tokens, 3, self.num_heads, self.head_dim)
+        dtype, cache = qkv.dtype, self.cache.keys_values
+        if dtype != cache.dtype:
+            qkv = qkv.to(cache.dtype)
+        qkv = qkv.permute(2, 0, 3, 1, 4)  # views by methods: indexing takes Python twice as long
+        cache = self.cache.write(qkv.narrow(0, 1, 2), positions)
         mask: Optional[torch.Tensor] = None
         if start >= 0:
-            end = start + x.shape[1]
-            keys, values = keys[:, :, :end], values[:, :, :end]
-        if start < 0 or (start > 0 and x.shape[1] > 1):
-            mask = torch.arange(keys.shape[2], device=x.device) <= positions[:, None]
+            cache = cache.narrow(3, 0, start + tokens)
+        if start < 0 or (start > 0 and tokens > 1):
+            mask = torch.arange(cache.shape[3], device=x.device) <= positions[:, None]
+        q, (keys, values) = qkv.select(0, 0), cache.unbind(0)
         out = F.scaled_dot_product_attention(
-            q, keys, values, attn_mask=mask, is_causal=start == 0 and x.shape[1] > 1, scale=self.attn.scale
+            q, keys, values, attn_mask=mask, is_causal=start == 0 and tokens > 1, scale=self.scale
         )
-        return self.attn.join_heads(out.to(dtype))
+        out = out.transpose(1, 2).reshape(batch, tokens, self.inner_dim)
+        if dtype != out.dtype:
+            out = out.to(dtype)
+        weight, bias = self.out
+        return out if weight is None else F.linear(out, weight, bias)
 
     def _attend_to_context(self, x: torch.Tensor) -> torch.Tensor:
         attn = self.cross_attn
@@ -149,6 +216,6 @@ class CachedTransformerBlock(nn.Module):
             context: vectors to attend to, (B, K, C).
             context_mask: nonzero where a vector may be attended to, (B, K).
         """
-        attn = self.cross_attn
+        attn: CrossAttentionBlock = self.cross_attn
         self.context_keys, self.context_values = attn.project_context(context)
         self.context_mask = context_mask

@@ -15,6 +15,7 @@ from typing import Any, Optional
 
 import torch
 import torch.nn as nn
+import torch.nn.functional as F
 
 from monai.networks.blocks.attention import AttentionOptions
 from monai.networks.blocks.attention_loading import OldCheckpoints
@@ -174,8 +175,9 @@ class CachedDecoder(nn.Module):
     """
     Decodes sequences step by step on the keys and values of the earlier tokens: each step costs one token.
 
-    The weights are those of the network, not copies. Several decoders may use one network. It scripts, and compiles to
-    one graph for all steps of a length; both after the context was set.
+    It computes as the network does in evaluation, without gradient, with the weights that the network has when the
+    decoder is made. Several decoders may use one network. It scripts, and compiles to one graph for all steps of a
+    length; both after the context was set.
 
     Args:
         net: the network, see :meth:`DecoderOnlyTransformer.cached`.
@@ -195,8 +197,8 @@ class CachedDecoder(nn.Module):
         self.max_seq_len, self.batch_size = net.max_seq_len, batch_size
         self.with_cross_attention = net.with_cross_attention
         self.token_embeddings, self.to_logits = net.token_embeddings, net.to_logits
-        self.position_embeddings = net.position_embeddings.embedding
-        self.embedding_dropout = net.embedding_dropout
+        self.position_weight: torch.Tensor
+        self.register_buffer("position_weight", net.position_embeddings.embedding.weight.detach(), persistent=False)
         blocks: Any = net.blocks
         self.blocks = nn.ModuleList([CachedTransformerBlock(block, batch_size, net.max_seq_len) for block in blocks])
         self.position: torch.Tensor
@@ -221,20 +223,22 @@ class CachedDecoder(nn.Module):
         Raises:
             ValueError: if the batch has another size, or the sequences grow longer than ``max_seq_len``.
         """
-        positions = self.position + self.steps[: x.shape[1]]
+        tokens = x.shape[1]
         start = -1  # a graph, or another device than the CPU, leaves the position in its tensor
         if torch.jit.is_scripting() or not torch.compiler.is_compiling():
-            self._check(x)
+            first = int(self.position)
+            self._check(x, first + tokens)
             if not x.is_cuda:
-                start = int(self.position)
-        h = self.embedding_dropout(self.token_embeddings(x) + self.position_embeddings(positions))
-        for block in self.blocks:
-            h = block(h, positions, start)
-        self.position += x.shape[1]
-        return self.to_logits(h)
+                start = first
+        positions = self.steps[start : start + tokens] if start >= 0 else self.position + self.steps[:tokens]
+        with torch.no_grad():
+            h = self.token_embeddings(x) + F.embedding(positions, self.position_weight)
+            for block in self.blocks:
+                h = block(h, positions, start)
+            self.position.add_(tokens)  # += would pass through the module's __setattr__
+            return self.to_logits(h)
 
-    def _check(self, x: torch.Tensor) -> None:
-        length = int(self.position) + x.shape[1]
+    def _check(self, x: torch.Tensor, length: int) -> None:
         if x.shape[0] != self.batch_size:
             raise ValueError(f"{x.shape[0]} sequences were given to a decoder of {self.batch_size}: make one anew.")
         if length > self.max_seq_len:

@@ -91,7 +91,7 @@ class TestCachedDecoder(unittest.TestCase):
     def test_other_types(self, dtype, tolerance):
         net, x = network(True).to(dtype), tokens()
         decoder = net.cached(2, context(True).to(dtype))
-        self.assertEqual(decoder.blocks[0].cache.keys.dtype, dtype)
+        self.assertEqual(decoder.blocks[0].cache.keys_values.dtype, dtype)
         expected = net(x, context=context(True).to(dtype))
         self.assertLessEqual(max_difference(in_pieces(decoder, x, (9, *(1,) * 7)), expected), tolerance)
 
@@ -132,13 +132,14 @@ class TestCachedDecoder(unittest.TestCase):
         net = network()
         keys = set(net.state_dict())
         decoder = net.cached(3)
-        self.assertEqual(decoder.blocks[0].cache.keys.shape, (3, 4, 16, 6))
-        place = decoder.blocks[0].cache.keys.data_ptr()
+        self.assertEqual(decoder.blocks[0].cache.keys_values.shape, (2, 3, 4, 16, 6))
+        place = decoder.blocks[0].cache.keys_values.data_ptr()
         with torch.no_grad():
             decoder(tokens(3))
-        self.assertEqual(decoder.blocks[0].cache.keys.data_ptr(), place)
+        self.assertEqual(decoder.blocks[0].cache.keys_values.data_ptr(), place)
         self.assertFalse(any("cache" in key or "position" == key for key in decoder.state_dict()))
-        self.assertIs(decoder.blocks[1].attn, net.blocks[1].attn)
+        weight = net.blocks[1].mlp.linear1.weight
+        self.assertEqual(decoder.blocks[1].linear1[0].data_ptr(), weight.data_ptr())
         self.assertEqual(set(net.state_dict()), keys)
 
     def test_ill_arguments(self):
@@ -156,9 +157,43 @@ class TestCachedDecoder(unittest.TestCase):
             decoder(tokens())
         with self.assertRaisesRegex(ValueError, "17 tokens.*max_seq_len=16"):
             decoder(tokens()[:, :1])
-        block = TransformerBlock(24, 32, 4)
-        with self.assertRaisesRegex(ValueError, "causal=False"):
+
+    @parameterized.expand(
+        [
+            ("causal=False", {"causal": False}, None),
+            ("save_attn=True", {"save_attn": True}, None),
+            ("attn.to_v is Sequential, not Linear", {}, "attn.to_v"),
+            ("mlp.linear2 is Sequential, not Linear", {}, "mlp.linear2"),
+            ("norm2 is Sequential, not LayerNorm", {}, "norm2"),
+            ("mlp.fn is Sequential, not GELU", {}, "mlp.fn"),
+        ]
+    )
+    def test_blocks_that_cannot(self, reason, kwargs, replaced):
+        """A step reads weights without calling layers, so a layer that computes something else is refused."""
+        options = {"causal": True, "sequence_length": 16, "use_combined_linear": False, **kwargs}
+        block = TransformerBlock(24, 32, 4, **options)
+        if replaced:
+            owner, _, name = replaced.rpartition(".")
+            layer = block.get_submodule(replaced)
+            setattr(block.get_submodule(owner), name, torch.nn.Sequential(layer, torch.nn.Hardtanh()))
+        with self.assertRaisesRegex(ValueError, reason):
             CachedTransformerBlock(block, 2, 16)
+        with self.assertRaisesRegex(ValueError, "Linear"):
+            CachedTransformerBlock(torch.nn.Linear(2, 2), 2, 16)
+
+    @torch.no_grad()
+    def test_moves(self):
+        """``to`` takes the weights and the context along, which no module registers."""
+        net, x = network(True), tokens()
+        decoder = net.cached(2, context(True)).double()
+        expected = net.double()(x, context=context(True).double())
+        self.assertLessEqual(max_difference(in_pieces(decoder, x, (3,) * 5 + (1,)), expected), 1e-5)
+
+    def test_no_gradient(self):
+        """A step in gradient mode leaves no graph behind, which would hold on to all earlier steps."""
+        decoder = network().cached(2)
+        self.assertFalse(decoder(tokens()[:, :4]).requires_grad)
+        self.assertFalse(decoder.blocks[0].cache.keys_values.requires_grad)
 
 
 if __name__ == "__main__":
