@@ -25,6 +25,7 @@ from fork.referee import ROOT, Referee, release_environment
 __all__ = ["BenchmarkError", "Processes", "fork_folder"]
 
 WORKER = "benchmarks.worker:Worker"
+WHICH = ("fork", "release")
 ONLY_IN_THE_FORK = "networks/blocks/attention.py"
 
 
@@ -80,19 +81,25 @@ class Processes:
             BenchmarkError: if the process runs another MONAI than it should.
         """
         if (which, memory) not in self._referees:
-            referee = Referee(WORKER, {**self.variables[which], **(FIXED_ALLOCATION if memory else {})})
-            self._check_origin(which, referee)
-            self._referees[which, memory] = referee
+            self._start(memory)
         return self._referees[which, memory].ask(request, *args)
 
     def version(self, which: str) -> str:
         """The version of MONAI that a process runs."""
         return self.ask(which, "where")[1]
 
+    def _start(self, memory: bool) -> None:
+        """Start the fork's process and the release's at once: imports take seconds."""
+        more = FIXED_ALLOCATION if memory else {}
+        for which in WHICH:
+            self._referees[which, memory] = Referee(WORKER, {**self.variables[which], **more})
+        for which in WHICH:
+            self._check_origin(which, self._referees[which, memory])
+
     def _check_origin(self, which: str, referee: Referee) -> None:
         file, _ = referee.ask("where")
         if Path(file).resolve().is_relative_to(self._release_folder) != (which == "release"):
-            referee.close()
+            self.close()
             raise BenchmarkError(f"the process of the {which} imported {file}")
 
 

@@ -112,7 +112,8 @@ def _labels(case: Case, notes: list[str]) -> list[str]:
         "fork": True,
         "release": case.release,
         "flash": case.flash,
-        "limit": case.work in DECODING or (case.target.rpartition(".")[2] in LIMITS and case.work != "state_dict"),
+        "limit": case.work in DECODING
+        or (case.target.rpartition(".")[2] in LIMITS and case.work not in ("state_dict", "dropout")),
         "rival": case.rival,
     }
     if case.rival and find_spec("x_transformers") is None:

@@ -64,6 +64,18 @@ SMALL = (
         for n in (16, 64, 216)
     ),
     small("sablock-16-train", "SABlock, 16 tokens, forward + backward", SABLOCK, SA_256, tokens_of(16), work="train"),
+    *(
+        small(
+            f"sablock-{n}-dropout",
+            f"SABlock, {n} tokens, dropout, forward + backward",
+            SABLOCK,
+            {**SA_256, "dropout_rate": 0.1},
+            tokens_of(n),
+            work="dropout",
+            tokens=n,
+        )
+        for n in (64, 1024)
+    ),
     small(
         "sablock-causal",
         "SABlock, causal, 64 tokens",

@@ -112,6 +112,12 @@ def _train(case: Case, net: nn.Module, inputs: dict[str, torch.Tensor]) -> Call:
     return call
 
 
+def _train_with_dropout(case: Case, net: nn.Module, inputs: dict[str, torch.Tensor]) -> Call:
+    """As ``train``, in training mode. What is dropped differs from side to side: the result is the gradient's shape."""
+    call = _train(case, net.train(), inputs)
+    return lambda: torch.tensor(call().shape)
+
+
 def _sample(case: Case, net: Any, inputs: dict[str, torch.Tensor]) -> Call:
     """Tokens drawn from a decoder by the inferer; the VQVAE that would turn them into an image is left out."""
     from monai.inferers import VQVAETransformerInferer
@@ -189,7 +195,9 @@ def _rival(case: Case, setting: Setting) -> Call:
     net = TransformerWrapper(num_tokens=options["num_tokens"], max_seq_len=options["max_seq_len"], attn_layers=layers)
     wrapper = AutoregressiveWrapper(net.to(setting.device, setting.dtype)).eval()
     begin = torch.full((len(make_inputs(case, setting)["x"]), 1), _begin_token(case), device=setting.device)
-    return functools.partial(wrapper.generate, begin, case.tokens, cache_kv=True)
+    return functools.partial(
+        wrapper.generate, begin, case.tokens, cache_kv=True, filter_logits_fn=lambda scores: scores
+    )
 
 
 def _begin_token(case: Case) -> int:
@@ -203,6 +211,7 @@ def _begin(case: Case, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
 WORK: dict[str, Callable[[Case, Any, dict[str, torch.Tensor]], Call]] = {
     "forward": _forward,
     "train": _train,
+    "dropout": _train_with_dropout,
     "sample": _sample,
     "greedy": _greedy,
     "state_dict": _state_dict,

@@ -316,11 +316,20 @@ class TestProcesses(unittest.TestCase):
 
     @parameterized.expand([("release", "fork"), ("fork", "release")])
     def test_wrong_origin(self, which, other):
-        """A process that runs another MONAI than it should is ended."""
-        referee = Mock(ask=Mock(return_value=self.processes.ask(other, "where")))
-        with self.assertRaisesRegex(BenchmarkError, f"the process of the {which} imported .*monai"):
-            self.processes._check_origin(which, referee)
-        referee.close.assert_called_once()
+        """Where a process runs another MONAI than it should, all are ended."""
+        started = []
+
+        def start(worker, variables):
+            runs = other if variables["side"] == which else variables["side"]
+            started.append(Mock(ask=Mock(return_value=self.processes.ask(runs, "where"))))
+            return started[-1]
+
+        with Processes() as processes, patch("benchmarks.processes.Referee", start):
+            processes.variables = {side: {"side": side} for side in ("fork", "release")}
+            with self.assertRaisesRegex(BenchmarkError, f"the process of the {which} imported .*monai"):
+                processes.ask("fork", "peak")
+        for referee in started:
+            referee.close.assert_called_once()
 
     def test_run(self):
         """One run of the command line: times and peaks of all sides, in the table and in the file."""
