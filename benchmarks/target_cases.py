@@ -185,6 +185,7 @@ TARGETS = (
     sampling(255),
     sampling(511, goals=Goals(release=10.0, limit=1.3, rival=1.0), rival=True),
     sampling(1023, memory=False, slow=True),
+    sampling(4095, memory=False, slow=True, release=False),  # the release would take the better part of an hour
     sampling(
         255,
         name="decode-conditioned",

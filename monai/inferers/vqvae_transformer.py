@@ -110,10 +110,11 @@ class VQVAETransformerInferer(Inferer, nn.Module):
         """
         next_logits = _cached_steps(transformer_model, starting_tokens.shape[0], conditioning)
         tokens = starting_tokens.long()
-        begin = torch.tensor([vqvae_model.num_embeddings], device=tokens.device)
         for _ in _progress(math.prod(latent_spatial_dim), verbose):
-            logits = next_logits(tokens) / temperature
-            drawn = torch.multinomial(_probabilities(logits, top_k, begin), num_samples=1)
+            logits = next_logits(tokens)
+            if temperature != 1.0:
+                logits = logits / temperature
+            drawn = torch.multinomial(_probabilities(logits, top_k, vqvae_model.num_embeddings), num_samples=1)
             tokens = torch.cat([tokens, drawn], dim=1)
         entries = tokens[:, 1:][:, ordering.get_revert_sequence_ordering()]
         return vqvae_model.decode_samples(entries.reshape(starting_tokens.shape[0], *latent_spatial_dim))
@@ -206,18 +207,20 @@ def _cached_steps(
     return step
 
 
-def _probabilities(logits: torch.Tensor, top_k: int | None, begin: torch.Tensor) -> torch.Tensor:
+def _probabilities(logits: torch.Tensor, top_k: int | None, begin: int) -> torch.Tensor:
     """
     Probabilities of the next token, (B, num_tokens): never of the begin token, whose share the others do not get.
 
     Args:
         logits: (B, num_tokens).
         top_k: how many of the likeliest tokens keep their probability; all if None.
-        begin: number of the begin token, (1,).
+        begin: number of the begin token.
     """
     if top_k == 1:  # or else the begin token, where it is the likeliest, would leave nothing to draw from
-        logits = logits.index_fill(1, begin, -math.inf)
+        logits = logits.index_fill(1, torch.tensor([begin], device=logits.device), -math.inf)
     if top_k is not None:
         least = logits.topk(min(top_k, logits.shape[1])).values[:, -1:]
         logits = logits.masked_fill(logits < least, -math.inf)
-    return logits.softmax(-1).index_fill_(1, begin, 0.0)
+    probabilities = logits.softmax(-1)
+    probabilities.narrow(1, begin, 1).zero_()
+    return probabilities
