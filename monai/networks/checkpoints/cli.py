@@ -32,7 +32,18 @@ from .refusal import CheckpointRefused
 from .reports import as_json, as_text
 from .verification import verify_checkpoint
 
-__all__ = ["main"]
+__all__ = [
+    "BAD_INPUT",
+    "INTERRUPTED",
+    "OK",
+    "code_of",
+    "facts_of",
+    "fail",
+    "main",
+    "message_of",
+    "print_object",
+    "texts_of",
+]
 
 OK, DIFFERENT, BAD_INPUT, REFUSED, BROKEN, INTERRUPTED = 0, 1, 2, 3, 70, 130
 LONGEST_LINE = 800  # of an error
@@ -55,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SystemExit:  # help was asked for
         return OK
     except UsageError as error:
-        return _fail(str(error), BAD_INPUT, as_object)
+        return fail(str(error), BAD_INPUT, as_object)
     caught: list[warnings.WarningMessage] = []
     try:
         with warnings.catch_warnings(record=True) as caught, redirect_stdout(sys.stderr):
@@ -63,12 +74,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             warnings.simplefilter("always", UserWarning)
             report, code = COMMANDS[options.command](options)
     except KeyboardInterrupt:
-        return _fail("interrupted.", INTERRUPTED, as_object)
+        return fail("interrupted.", INTERRUPTED, as_object)
     except Exception as error:
-        return _fail(_message(error), _code_of(error), as_object, caught)
-    told = _told(caught)
+        return fail(message_of(error), code_of(error), as_object, caught)
+    told = texts_of(caught)
     if as_object:
-        _print_object({"command": options.command, "exit_code": code, "warnings": told, **as_json(report)})
+        print_object({"command": options.command, "exit_code": code, "warnings": told, **as_json(report)})
         return code
     for text in told:
         print(f"warning: {text}", file=sys.stderr)
@@ -76,7 +87,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
-def _code_of(error: Exception) -> int:
+def code_of(error: Exception) -> int:
+    """The exit code of an error."""
     if isinstance(error, CheckpointRefused):
         return REFUSED
     if isinstance(error, (OSError, ValueError, TypeError, MemoryError)):
@@ -84,8 +96,9 @@ def _code_of(error: Exception) -> int:
     return REFUSED if type(error) is RuntimeError else BROKEN
 
 
-def _message(error: Exception) -> str:
-    if _code_of(error) == BROKEN:
+def message_of(error: Exception) -> str:
+    """What a user reads of an error, with the flags of the command line in place of arguments in Python."""
+    if code_of(error) == BROKEN:
         return f"this should not have happened, please report it:\n{''.join(traceback.format_exception(error))}"
     if isinstance(error, MemoryError):
         return "the memory does not suffice."
@@ -94,10 +107,11 @@ def _message(error: Exception) -> str:
     return in_flags(str(error))
 
 
-def _fail(message: str, code: int, as_object: bool, caught: Sequence[warnings.WarningMessage] = ()) -> int:
+def fail(message: str, code: int, as_object: bool, caught: Sequence[warnings.WarningMessage] = ()) -> int:
+    """Print why a command ended, as text or as an object, and give back its exit code."""
     text = "\n".join(_shortened(line) for line in message.splitlines())
     if as_object:
-        _print_object({"error": text, "exit_code": code, "warnings": _told(caught)})
+        print_object({"error": text, "exit_code": code, "warnings": texts_of(caught)})
     else:
         print(f"error: {text}", file=sys.stderr)
     return code
@@ -111,15 +125,18 @@ def _shortened(line: str) -> str:
     return f"{line[:half]} ... ({len(line) - 2 * half:,} characters) ... {line[-half:]}"
 
 
-def _print_object(value: dict[str, Any]) -> None:
+def print_object(value: dict[str, Any]) -> None:
+    """Print one JSON object."""
     print(json.dumps(value, indent=2, allow_nan=False))
 
 
-def _told(caught: Sequence[warnings.WarningMessage]) -> list[str]:
+def texts_of(caught: Sequence[warnings.WarningMessage]) -> list[str]:
+    """The warnings, each of them once."""
     return list(dict.fromkeys(in_flags(" ".join(str(warning.message).split())) for warning in caught))
 
 
-def _facts(options: argparse.Namespace) -> CheckpointFacts:
+def facts_of(options: argparse.Namespace) -> CheckpointFacts:
+    """What the options of a command tell about a checkpoint."""
     answers = {"yes": True, "no": False, None: None}
     return CheckpointFacts(
         cross_attention_scaled=answers[options.cross_attention_scaled],
@@ -139,7 +156,7 @@ def _convert(options: argparse.Namespace) -> tuple[Any, int]:
         read_network_config(options.config),
         layout=options.to,
         name=options.name,
-        facts=_facts(options),
+        facts=facts_of(options),
         overwrite=options.force,
         progress=options.progress,
     )
@@ -153,7 +170,7 @@ def _verify(options: argparse.Namespace) -> tuple[Any, int]:
         options.file,
         read_network_config(options.config),
         name=options.name,
-        facts=_facts(options),
+        facts=facts_of(options),
         size=options.size,
         batch=options.batch,
         seed=options.seed,

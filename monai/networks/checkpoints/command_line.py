@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 
 from .conversion import LAYOUTS
 
-__all__ = ["UsageError", "in_flags", "make_parser"]
+__all__ = ["CONFIGS", "Parser", "UsageError", "add_network", "in_flags", "make_parser"]
 
 PROGRAM = "python -m monai.networks.checkpoints"
 
@@ -74,7 +74,7 @@ class UsageError(Exception):
     """The command line is not as it should be."""
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **kwargs)
 
@@ -90,8 +90,8 @@ def make_parser() -> argparse.ArgumentParser:
     process, except for ``--help``.
     """
     epilog = f"{PROGRAM} COMMAND --help shows examples.\n\n{EXIT_CODES}"
-    parser = _Parser(prog=PROGRAM, description=DESCRIPTION, epilog=epilog)
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
+    parser = Parser(prog=PROGRAM, description=DESCRIPTION, epilog=epilog)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
     _add_inspect(commands)
     _add_convert(commands)
     _add_verify(commands)
@@ -129,14 +129,14 @@ def _add_convert(commands: Any) -> None:
         "--to", choices=LAYOUTS, default=LAYOUTS[0], help="this package's layout, or MONAI 1.6's (default: %(default)s)"
     )
     add("--force", action="store_true", help="replace OUT if it exists; it may be FILE")
-    _add_network(parser)
+    add_network(parser)
     _add_progress(parser)
 
 
 def _add_verify(commands: Any) -> None:
     purpose = "run a checkpoint on seeded inputs, here and in the package that wrote it"
     parser = _add_command(commands, "verify", "FILE --config NET_CONFIG [options]", purpose, VERIFY)
-    _add_network(parser)
+    add_network(parser)
     add = parser.add_argument_group("inputs").add_argument
     size = "size of the image, one number or one for each axis (default: a small one)"
     add("--size", type=_positive, nargs="+", default=(), metavar="N", help=size)
@@ -174,7 +174,8 @@ def _add_progress(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_network(parser: argparse.ArgumentParser) -> None:
+def add_network(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that tell which network a checkpoint is for, and what its keys cannot tell."""
     parser.add_argument("--config", metavar="NET_CONFIG", required=True, help="the network to load it into, see below")
     facts = parser.add_argument_group("what the keys cannot tell (asked for where it matters)")
     facts.add_argument(
