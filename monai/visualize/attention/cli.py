@@ -1,0 +1,153 @@
+# Copyright (c) MONAI Consortium
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""The command ``python -m monai.visualize.attention``."""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from math import log, prod
+from pathlib import Path
+from typing import Any
+
+from monai.networks.checkpoints.cli import BAD_INPUT, INTERRUPTED, OK, code_of, fail, message_of, print_object, texts_of
+from monai.networks.checkpoints.reports import as_json, table
+from monai.networks.checkpoints.writing import replacing
+from monai.utils.module import optional_import
+
+from .attending import Report, Step, attend
+from .command_line import UsageError, in_flags, make_parser
+from .saving import check_place
+
+__all__ = ["main"]
+
+STDOUT = "-"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """
+    Run the command.
+
+    Args:
+        arguments: of the command line; by default those of the process.
+
+    Returns:
+        the exit code, see ``--help``.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    as_object = _json_to_stdout(arguments)
+    try:
+        options = make_parser().parse_args(arguments)
+    except SystemExit:  # help was asked for
+        return OK
+    except UsageError as error:
+        return fail(str(error), BAD_INPUT, as_object)
+    file = None if options.json in (None, STDOUT) else Path(options.json)
+    caught: list[warnings.WarningMessage] = []
+    try:
+        with warnings.catch_warnings(record=True) as caught, redirect_stdout(sys.stderr):
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("always", UserWarning)
+            if file is not None:
+                check_place(file, options.force)
+            with _steps(options.progress) as step:
+                report = attend(options, step)
+            result = {"exit_code": OK, "warnings": texts_of(caught), **as_json(report)}
+            if file is not None:
+                _write_object(file, result)
+    except KeyboardInterrupt:
+        return fail("interrupted.", INTERRUPTED, as_object)
+    except ImportError as error:
+        return fail(str(error), BAD_INPUT, as_object, caught)
+    except Exception as error:
+        return fail(in_flags(message_of(error)), code_of(error), as_object, caught)
+    if as_object:
+        print_object(result)
+        return OK
+    for text in result["warnings"]:
+        print(f"warning: {text}", file=sys.stderr)
+    print(_as_text(report))
+    return OK
+
+
+def _json_to_stdout(arguments: Sequence[str]) -> bool:
+    """Whether the command line asks for an object on stdout, texts_of before it is known to be right."""
+    followers = [*arguments[1:], "-"]
+    return any(word == "--json" and after.startswith("-") for word, after in zip(arguments, followers))
+
+
+def _write_object(path: Path, value: dict[str, Any]) -> None:
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def _steps(wanted: bool | None) -> Iterator[Step]:
+    """
+    Show on stderr what is being done.
+
+    Args:
+        wanted: whether to show a bar; None shows it on a terminal. It needs tqdm.
+
+    Yields:
+        a function to call with what is done next, and how many steps are left with it.
+    """
+    show = sys.stderr.isatty() if wanted is None else wanted
+    tqdm, found = optional_import("tqdm", name="tqdm")
+    if not (show and found):
+        yield lambda label, left: None
+        return
+    with tqdm(total=None, unit="step", file=sys.stderr) as shown:
+
+        def step(label: str, left: int) -> None:
+            shown.total = shown.n + 1 + left
+            shown.update(1)
+            shown.set_description(label)
+
+        yield step
+
+
+def _as_text(report: Report) -> str:
+    """A report for a terminal."""
+    head = ("layer", "call", "head", "query", "token", "grid", "maximum", "at voxel", "at mm", "entropy", "of at most")
+    rows = [
+        (
+            layer.layer,
+            layer.call,
+            "mean" if layer.head is None else layer.head,
+            layer.query,
+            layer.token,
+            "x".join(map(str, layer.grid)),
+            f"{layer.maximum:.3g}",
+            ",".join(map(str, layer.voxel)),
+            ",".join(f"{value:.1f}" for value in layer.world),
+            f"{layer.entropy:.3f}",
+            f"{log(prod(layer.grid)):.3f}",
+        )
+        for layer in report.layers
+    ]
+    size = " x ".join(map(str, report.image_size))
+    peak = "" if report.peak_mib is None else f", peak memory {report.peak_mib:.0f} MiB"
+    return "\n".join(
+        [
+            f"{report.network}, {report.method}, image {size} ({report.orientation})",
+            "",
+            *table(rows=[head, *rows], right=(1, 4, 6, 9, 10)),
+            "",
+            *[f"note: {note}" for note in report.notes],
+            f"{', '.join(report.files)}: {report.seconds:.2f} s in the network{peak}",
+        ]
+    )

@@ -1,0 +1,389 @@
+# Copyright (c) MONAI Consortium
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+from __future__ import annotations
+
+import unittest
+import warnings
+from unittest import mock
+
+import nibabel
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.text import Text
+from parameterized import parameterized
+
+from monai.data import MetaTensor
+from monai.visualize.attention import AttentionMap, capture_attention, plot_attention, upsample_attention
+from monai.visualize.attention.overlay import attention_of_query, captured_voxel, maximum_voxel, token_of_query
+from monai.visualize.attention.planes import axis_codes, image_planes, to_world
+from tests.visualize.pointing import SIZE, SPACING, pointing_vit, tilted, turned_affines
+
+torch.set_num_threads(1)
+FLIPPED = np.diag([-2.0, 3.0, 4.0, 1.0])
+PERMUTED = turned_affines()[-1]  # the axes run towards I, P, L
+AFFINES = [("flipped", FLIPPED), ("permuted", PERMUTED), ("tilted", tilted(PERMUTED))]
+
+
+def made_map(grid=(2, 3), heads=2, queries=(0, 1, 4), class_tokens=0, batch=1, **options) -> AttentionMap:
+    """A map with random weights."""
+    keys = int(np.prod(grid)) + class_tokens
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.rand(batch, heads, len(queries), keys, generator=generator).softmax(-1)
+    options = {"query_grid": grid, "key_grid": grid, "image_size": tuple(4 * n for n in grid), **options}
+    return AttentionMap("block", 0, weights, torch.tensor(queries), class_tokens=class_tokens, **options)
+
+
+def captured(voxel, query, affine=None) -> tuple[torch.Tensor, list[AttentionMap]]:
+    """An image and what a query attends to in a network that looks at a voxel."""
+    image = torch.rand(1, *SIZE, generator=torch.Generator().manual_seed(0))
+    net = pointing_vit(voxel)
+    with torch.no_grad(), capture_attention(net, queries=query) as capture:
+        net(image[None])
+    return (image if affine is None else MetaTensor(image, affine=torch.as_tensor(affine))), capture.maps
+
+
+class TestUpsampling(unittest.TestCase):
+    @parameterized.expand([((2, 3), (4, 9)), ((2, 3, 2), (4, 6, 2)), ((3,), (9,))])
+    def test_nearest_repeats_cells(self, grid, size):
+        cells = torch.arange(float(np.prod(grid))).reshape(grid)
+        expected = cells
+        for axis, (count, length) in enumerate(zip(grid, size)):
+            expected = expected.repeat_interleave(length // count, axis)
+        self.assertTrue(torch.equal(upsample_attention(cells, size, "nearest"), expected))
+
+    def test_nearest_gives_each_voxel_its_token(self):
+        """Also where cells do not fill whole voxels: a voxel belongs to the cell that its center lies in."""
+        attention = made_map((2, 3), image_size=(5, 7), queries=range(6))
+        numbers = upsample_attention(torch.arange(6.0).reshape(2, 3), (5, 7), "nearest")
+        for voxel in np.ndindex(5, 7):
+            self.assertEqual(int(numbers[voxel]), token_of_query(attention, voxel, (5, 7)))
+
+    def test_linear_keeps_centers(self):
+        """Two cells over 8 voxels have their centers at 1.5 and 5.5."""
+        ramp = torch.tensor([0, 0, 0.125, 0.375, 0.625, 0.875, 1, 1])
+        self.assertTrue(torch.allclose(upsample_attention(torch.tensor([0.0, 1.0]), (8,)), ramp))
+        product = torch.tensor([[0.0, 0.0], [0.0, 1.0]])
+        self.assertTrue(torch.allclose(upsample_attention(product, (8, 8)), ramp[:, None] * ramp))
+
+    def test_map(self):
+        attention = made_map((2, 3), queries=(0, 4))
+        voxels = upsample_attention(attention, (8, 12), "nearest")
+        self.assertEqual(voxels.shape, (1, 2, 2, 8, 12))
+        self.assertIsInstance(voxels, torch.Tensor)
+        self.assertTrue(torch.equal(voxels[..., ::4, ::4], attention.on_grid()))
+
+    def test_uncovered_voxels_get_nothing(self):
+        attention = made_map((2, 3), image_size=(9, 14), covered_size=(8, 12))
+        voxels = upsample_attention(attention, (9, 14), "nearest")
+        self.assertTrue(torch.equal(voxels[..., :8:4, :12:4], attention.on_grid()))
+        self.assertEqual(float(voxels[..., 8:, :].abs().sum() + voxels[..., 12:].abs().sum()), 0.0)
+        doubled = upsample_attention(attention, (18, 28), "nearest")
+        self.assertTrue(torch.equal(doubled[..., :16:8, :24:8], attention.on_grid()))
+
+    @parameterized.expand([(torch.float16, torch.float32), (torch.float64, torch.float64)])
+    def test_dtype(self, given, expected):
+        self.assertEqual(upsample_attention(torch.ones(2, 2, dtype=given), (4, 4)).dtype, expected)
+
+    def test_image_gives_its_affine(self):
+        image = MetaTensor(torch.rand(1, *SIZE), affine=torch.as_tensor(PERMUTED))
+        voxels = upsample_attention(made_map((4, 3, 4)), image)
+        self.assertIsInstance(voxels, MetaTensor)
+        self.assertTrue(torch.equal(voxels.affine, image.affine))
+        self.assertEqual(voxels.shape[-3:], SIZE)
+
+    def test_affine_of_weights_follows_their_grid(self):
+        cells = MetaTensor(torch.rand(4, 3, 4), affine=torch.as_tensor(tilted(PERMUTED)))
+        voxels = upsample_attention(cells, SIZE)
+        self.assertIsInstance(voxels, MetaTensor)
+        for cell in ((0, 0, 0), (3, 2, 3)):
+            center = [(place + 0.5) * size / n - 0.5 for place, size, n in zip(cell, SIZE, (4, 3, 4))]
+            self.assertTrue(
+                np.allclose(to_world(np.asarray(voxels.affine), center), to_world(cells.affine.numpy(), cell))
+            )
+
+    @parameterized.expand(
+        [
+            ("axes", made_map((2, 3)), (8, 12, 4), "linear", r"shape \(1, 2, 3, 2, 3\) has no place .*\(8, 12, 4\)"),
+            ("weights", torch.ones(3), (8, 12), "linear", "no place"),
+            ("mode", made_map((2, 3)), (8, 12), "cubic", "mode should be one of 'linear', 'nearest', got 'cubic'"),
+            ("no grid", made_map((2, 3), key_grid=None), (8, 12), "linear", "'block' lie on no grid"),
+        ]
+    )
+    def test_errors(self, _, attention, size, mode, pattern):
+        with self.assertRaisesRegex(ValueError, pattern):
+            upsample_attention(attention, size, mode)
+
+
+class TestQuery(unittest.TestCase):
+    def test_rows(self):
+        attention = made_map((2, 3), class_tokens=1, queries=(0, 1, 6), batch=2)
+        grid, size = attention.on_grid(), (8, 12)
+        for query, row in (("class", 0), ((0, 3), 1), ((7, 8), 2)):
+            self.assertEqual(token_of_query(attention, query, size), int(attention.queries[row]))
+            self.assertTrue(torch.equal(attention_of_query(attention, size, query, 1, batch=1), grid[1, 1, row]))
+            self.assertTrue(torch.allclose(attention_of_query(attention, size, query), grid[0, :, row].mean(0)))
+        self.assertTrue(torch.allclose(attention_of_query(attention, size), grid[0].mean((0, 1))))
+
+    def test_places(self):
+        attention = made_map((2, 3), class_tokens=1, queries=(6,))
+        self.assertEqual(captured_voxel(attention, (8, 12)), (6, 10))
+        self.assertIsNone(captured_voxel(made_map(class_tokens=1, queries=(0,)), (8, 12)))
+        self.assertIsNone(captured_voxel(made_map(), (8, 12)))
+        weights = torch.zeros(2, 3)
+        weights[1, 0] = 1
+        self.assertEqual(maximum_voxel(attention, weights, (8, 12)), (6, 2))
+
+    @parameterized.expand(
+        [
+            ((0, 8), {}, r"query \(0, 8\) is token 2 of 'block', which was not captured"),
+            ((0, 12), {}, r"voxel \(0, 12\) lies outside of the image, whose size is \(8, 12\)"),
+            ((0, 0, 0), {}, r"\(0, 0, 0\) lies outside"),
+            ("class", {}, "'block' has no class token"),
+            ("word", {}, "got 'word'"),
+            (None, {"head": 2}, "has 2 heads, there is no 2"),
+            (None, {"batch": 1}, "batch of 1, there is no 1"),
+        ]
+    )
+    def test_errors(self, query, options, pattern):
+        with self.assertRaisesRegex(ValueError, pattern):
+            attention_of_query(made_map((2, 3)), (8, 12), query, **options)
+
+    def test_queries_on_no_grid(self):
+        with self.assertRaisesRegex(ValueError, "lie on no grid"):
+            token_of_query(made_map((2, 3), query_grid=None), (0, 0), (8, 12))
+
+
+class TestPlanes(unittest.TestCase):
+    def test_codes_are_those_of_nibabel(self):
+        for affine in turned_affines():
+            self.assertEqual(axis_codes(affine), nibabel.aff2axcodes(affine))
+            self.assertEqual(axis_codes(tilted(affine)), nibabel.aff2axcodes(tilted(affine)))
+
+    def test_patient_right_anterior_superior(self):
+        """World coordinates grow to the right and upwards, and the third one is that of the plane, for every affine."""
+        voxel = (1, 2, 3)
+        for affine in turned_affines():
+            places = np.stack(np.meshgrid(*map(np.arange, (4, 5, 6)), indexing="ij"))
+            world = np.tensordot(affine[:3, :3], places, 1) + affine[:3, 3].reshape(3, 1, 1, 1)
+            planes = image_planes(3, affine)
+            self.assertEqual([plane.name for plane in planes], ["axial", "coronal", "sagittal"])
+            for plane, (right, up, fixed), codes in zip(
+                planes, ((0, 1, 2), (0, 2, 1), (1, 2, 0)), ("LRPA", "LRIS", "PAIS")
+            ):
+                cuts = [plane.cut(axis, voxel) for axis in world]
+                self.assertTrue((np.diff(cuts[right], axis=1) > 0).all() and (np.diff(cuts[up], axis=0) > 0).all())
+                self.assertTrue(np.allclose(cuts[fixed], to_world(affine, voxel)[fixed]))
+                self.assertEqual("".join(plane.codes), codes)
+                column, row = plane.point(voxel, (4, 5, 6))
+                self.assertTrue(np.allclose([cut[row, column] for cut in cuts], to_world(affine, voxel)))
+                self.assertAlmostEqual(plane.extent((4, 5, 6))[0], cuts[right].shape[1] * plane.spacing[0])
+
+    def test_plane_of_a_2d_image(self):
+        image = np.arange(6).reshape(2, 3)
+        (plain,) = image_planes(2)
+        self.assertEqual(plain.cut(image, (0, 0)).tolist(), image[::-1].tolist())  # as a matrix, row 0 at the top
+        self.assertEqual((plain.point((0, 2), (2, 3)), plain.codes, plain.title((0, 2))), ((2, 1), (), ""))
+        (coronal,) = image_planes(2, np.array([[0, -2.0, 0, 0], [0, 0, 3, 0], [5, 0, 0, 0], [0, 0, 0, 1]]))
+        self.assertEqual((coronal.name, coronal.codes, coronal.spacing), ("coronal", ("L", "R", "I", "S"), (2.0, 5.0)))
+        self.assertEqual(coronal.cut(image, (0, 0)).tolist(), image[:, ::-1].tolist())
+        (axial,) = image_planes(2, np.diag([2.0, 2.0, 1.0]))
+        self.assertEqual((axial.name, axial.cut(image, (0, 0)).tolist()), ("axial", image.T.tolist()))
+
+    def test_planes_without_an_affine(self):
+        volume = np.arange(24).reshape(2, 3, 4)
+        cuts = [plane.cut(volume, (1, 2, 3))[::-1] for plane in image_planes(3)]
+        for cut, expected in zip(cuts, (volume[:, :, 3], volume[:, 2], volume[1])):
+            self.assertEqual(cut.tolist(), expected.tolist())
+        self.assertEqual([plane.title((1, 2, 3)) for plane in image_planes(3)], ["k = 3", "j = 2", "i = 1"])
+
+    def test_other_axes(self):
+        with self.assertRaisesRegex(ValueError, "2 or 3 axes are drawn, got 1"):
+            image_planes(1)
+
+
+def drawn(figure) -> np.ndarray:
+    """The pixels of a figure, the row at the top first."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba()).astype(float)
+
+
+def overlays(figure) -> list:
+    """The panels with attention."""
+    return [axes for axes in figure.findobj(Axes) if len(axes.get_images()) == 2]
+
+
+def texts(figure) -> list[str]:
+    return [text.get_text() for text in figure.findobj(Text) if text.get_visible() and text.get_text()]
+
+
+class TestFigure(unittest.TestCase):
+    @parameterized.expand(AFFINES)
+    def test_peak_is_drawn_where_it_lies(self, _, affine):
+        """The brightest pixels of the picture itself lie right, anterior and inferior, where the network looks."""
+        corners = [voxel for voxel in np.ndindex(*SIZE) if all(v in (1, n - 2) for v, n in zip(voxel, SIZE))]
+        center = np.asarray(to_world(affine, [(n - 1) / 2 for n in SIZE]))
+        (voxel,) = [v for v in corners if ((np.asarray(to_world(affine, v)) > center) == (True, True, False)).all()]
+        image, maps = captured(voxel, [voxel], affine)
+        figure = plot_attention(torch.zeros_like(image), maps, voxel)
+        pixels = drawn(figure)
+        panels = overlays(figure)
+        self.assertEqual(len(panels), 3)
+        for axes, (right, up) in zip(panels, ((True, True), (True, False), (True, False))):
+            box = axes.get_window_extent()
+            x0, x1, y0, y1 = (round(value) for value in (box.x0, box.x1, len(pixels) - box.y1, len(pixels) - box.y0))
+            inner = pixels[y0 + 3 : y1 - 3, x0 + 3 : x1 - 3]
+            yellow = np.where((inner[..., 0] > 120) & (inner[..., 2] < 110), inner[..., :2].sum(-1), 0)
+            rows, columns = np.nonzero(yellow >= 0.9 * yellow.max())
+            self.assertEqual(columns.mean() > inner.shape[1] / 2, right)
+            self.assertEqual(rows.mean() < inner.shape[0] / 2, up)
+
+    @parameterized.expand([*AFFINES, ("no affine", None)])
+    def test_array_of_the_overlay(self, _, affine):
+        voxel = (13, 2, 5)
+        image, maps = captured(voxel, [voxel], affine)
+        figure = plot_attention(image, maps, voxel, mode="nearest")
+        for axes, plane in zip(overlays(figure), image_planes(3, affine)):
+            array = axes.get_images()[1].get_array()
+            column, row = plane.point(voxel, SIZE)
+            self.assertGreater(array[row, column], 0.99)
+            self.assertEqual(
+                int((array > 0.5).sum()), int(np.prod([(4, 4, 2)[axis] for axis in (plane.across, plane.up)]))
+            )
+            self.assertEqual(axes.lines[0].get_xydata().tolist(), [[column, row]])
+            shown = axes.get_images()[0].get_array()
+            self.assertAlmostEqual(float(shown[row, column]), float(image[(0, *voxel)]), places=6)
+
+    def test_texts(self):
+        image, maps = captured((13, 2, 5), [(1, 1, 1)], FLIPPED)
+        found = texts(plot_attention(image, maps, (1, 1, 1)))
+        for text in (
+            "image, with the query at voxel (1, 1, 1)",
+            "blocks.0.attn: maximum 1 at voxel (14, 2, 5)",
+            *("axial, k = 1", "coronal, j = 1", "sagittal, i = 1"),
+            *("attention weight", "image intensity"),
+        ):
+            self.assertIn(text, found)
+        letters = [text for text in found if text in tuple("LRPAIS")]
+        self.assertEqual("".join(letters), "LRPALRISPAIS" * 2)
+        self.assertIn("relevance", texts(plot_attention(image, maps, (1, 1, 1), label="relevance")))
+
+    def test_texts_without_an_affine(self):
+        image, maps = captured((13, 2, 5), [(1, 1, 1)])
+        found = texts(plot_attention(image, maps))
+        self.assertIn("image, with the query at voxel (2, 2, 1)", found)  # the center of the only token
+        self.assertEqual([text for text in found if text in tuple("LRPAIS")], [])
+        for text in ("axis 2 →", "axis 1 →", "← axis 0", "k = 1"):
+            self.assertIn(text, found)
+
+    def test_through_the_maximum(self):
+        image, maps = captured((13, 2, 5), "all", FLIPPED)
+        figure = plot_attention(image, maps)
+        self.assertEqual(
+            [axes.get_title() for axes in overlays(figure)], ["axial, k = 5", "coronal, j = 2", "sagittal, i = 14"]
+        )
+        self.assertEqual([len(axes.lines) for axes in overlays(figure)], [0, 0, 0])
+        self.assertNotIn("image intensity", texts(figure))
+
+    def test_2d(self):
+        attention = made_map((2, 3), queries=(4,))
+        image = torch.rand(3, 8, 12)
+        figure = plot_attention(image, attention, channel=2)
+        left, right = (axes for axes in figure.findobj(Axes) if axes.get_images())
+        self.assertTrue(np.allclose(left.get_images()[0].get_array(), image[2].flip(0)))
+        self.assertEqual(len(right.get_images()), 2)
+        self.assertEqual(left.lines[0].get_xydata().tolist(), [[6, 1]])  # voxel (6, 6): two from the bottom
+        self.assertIn("image", texts(figure))
+        self.assertEqual(texts(figure).count("attention weight"), 1)
+
+    def test_rows(self):
+        maps = [made_map((2, 3), heads=2, queries=(4,)), made_map((4, 6), heads=3, queries=(4,))]
+        image = torch.rand(1, 8, 12)
+        self.assertEqual(len(overlays(plot_attention(image, maps))), 2)
+        figure = plot_attention(image, maps, head="all")
+        self.assertEqual(len(overlays(figure)), 5)
+        self.assertTrue(any(text.startswith("block, head 2: maximum ") for text in texts(figure)))
+        with self.assertRaisesRegex(ValueError, "250 rows do not fit into a figure, 100 do"):
+            plot_attention(image, maps * 50, head="all")
+
+    def test_spacing(self):
+        image, maps = captured((13, 2, 5), [(1, 1, 1)], FLIPPED)
+        figure = plot_attention(image, maps, (1, 1, 1))
+        drawn(figure)
+        sizes = [size * spacing for size, spacing in zip(SIZE, SPACING)]
+        for axes, (across, up) in zip(overlays(figure), ((0, 1), (0, 2), (1, 2))):
+            box = axes.get_window_extent()
+            self.assertAlmostEqual(box.height / box.width, sizes[up] / sizes[across], delta=0.02)
+
+    @parameterized.expand(
+        [
+            ("volume", lambda: captured((13, 2, 5), [(1, 1, 1)], FLIPPED)),
+            ("volume without an affine", lambda: captured((13, 2, 5), [(1, 1, 1)])),
+            ("flat", lambda: (torch.rand(1, 8, 120), [made_map((2, 3), queries=(4,))])),
+            ("tall", lambda: (torch.rand(1, 120, 8), [made_map((2, 3), queries=(4,))])),
+            (
+                "long name",
+                lambda: (torch.rand(1, 8, 12), [AttentionMap(**{**vars(made_map((2, 3))), "name": "part." * 50})]),
+            ),
+        ]
+    )
+    def test_nothing_is_clipped(self, _, make):
+        image, maps = make()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            figure = plot_attention(image, maps)
+            drawn(figure)
+        boxes = [text.get_window_extent() for part in figure.subfigs for text in part.texts]
+        boxes += [axes.get_tightbbox() for axes in figure.findobj(Axes)]
+        self.assertGreater(len(boxes), 2)
+        for box in boxes:
+            self.assertTrue(box.x0 >= -1 and box.x1 <= figure.bbox.x1 + 1, box)
+            self.assertTrue(box.y0 >= -1 and box.y1 <= figure.bbox.y1 + 1, box)
+
+    @parameterized.expand(
+        [
+            ("constant", torch.full((1, 8, 12), 3.0)),
+            ("without a finite voxel", torch.full((1, 8, 12), float("nan"))),
+            ("half", torch.rand(1, 8, 12).half()),
+            ("integers", torch.randint(0, 9, (1, 8, 12))),
+        ]
+    )
+    def test_images_and_maps_without_contrast(self, _, image):
+        attention = made_map((2, 3), queries=(4,))
+        flat = AttentionMap(**{**vars(attention), "weights": torch.zeros_like(attention.weights)})
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            for maps in (attention, flat):
+                self.assertGreater(drawn(plot_attention(image, maps)).std(), 0)
+
+    def test_errors(self):
+        attention, image = made_map((2, 3), queries=(4,)), torch.rand(1, 8, 12)
+        with self.assertRaisesRegex(ValueError, "no map to draw"):
+            plot_attention(image, [])
+        with self.assertRaisesRegex(ValueError, "has 1 channels, there is no 1"):
+            plot_attention(image, attention, channel=1)
+        with self.assertRaisesRegex(ValueError, "2 or 3 axes are drawn, got 1"):
+            plot_attention(image[0], attention)
+        with self.assertRaisesRegex(ValueError, "head should be a number, 'all', or None for the mean, got 'first'"):
+            plot_attention(image, attention, head="first")
+        with self.assertRaisesRegex(ValueError, r"has the grid \(2, 3\), and the image the size \(8, 12, 4\)"):
+            plot_attention(torch.rand(1, 8, 12, 4), attention)
+        with mock.patch("monai.visualize.attention.figure.optional_import", return_value=(None, False)):
+            with self.assertRaisesRegex(ImportError, "pip install matplotlib"):
+                plot_attention(image, attention)
+
+
+if __name__ == "__main__":
+    unittest.main()
