@@ -14,7 +14,7 @@
 from __future__ import annotations
 
 import email
-import importlib.util
+import importlib.machinery
 import os
 import shutil
 import subprocess
@@ -205,7 +205,8 @@ class TestInstallation(Workshop):
         tools = cls.outside / "tools"
         tools.mkdir()
         for name in ("pip", "setuptools", "_distutils_hack"):
-            place = Path(importlib.util.find_spec(name).origin).parent
+            # importlib.util.find_spec("pip") would switch off what lets setuptools, and with it inductor, be imported
+            place = Path(importlib.machinery.PathFinder.find_spec(name).origin).parent
             (tools / name).symlink_to(place)
         for info in place.parent.glob("setuptools-*.dist-info"):  # it tells where setuptools has its commands
             (tools / info.name).symlink_to(info)
