@@ -208,7 +208,7 @@ def fused_attention_with_bias(
     mask: Optional[torch.Tensor],
     causal: bool,
     scale: float,
-    size: int = 128,
+    size: Optional[int] = None,
 ) -> torch.Tensor:
     """
     Attention by torch's fused kernel with a bias on the logits that is a sum over the axes of the keys' grid. The bias
@@ -222,11 +222,14 @@ def fused_attention_with_bias(
         mask: bool, broadcastable to (B, heads, Q, K), or None. A query without any key gets zeros.
         causal: whether query i attends to keys 0 to i only.
         scale: factor of the logits, without the bias.
-        size: number of queries at a time; the bias of 128 stays in the cache of a processor.
+        size: number of queries at a time. By default as many as have 2^20 logits, 32 to 128: measured to be quickest,
+            as their bias stays in the cache of the processor.
 
     Returns:
         (B, heads, Q, D)
     """
+    if size is None:
+        size = min(128, max(32, 1048576 // max(1, k.shape[0] * k.shape[1] * k.shape[2])))
     parts: list[torch.Tensor] = []
     for start in range(0, q.shape[2], size):
         part = q[:, :, start : start + size]
