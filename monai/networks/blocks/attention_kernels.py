@@ -29,9 +29,6 @@ __all__ = [
     "runs_now",
 ]
 
-PART = 2**22
-"""Number of logits that are computed at once where a kernel would build them all: 16 MB in float32."""
-
 
 def resolve_mask(attn_mask: torch.Tensor, batch: int, heads: int, queries: int, keys: int) -> torch.Tensor:
     """
@@ -104,11 +101,11 @@ def fused_attention(
     causal: bool,
     scale: float,
     dropout_p: float,
-    part: int = PART,
+    part: Optional[int] = None,
 ) -> torch.Tensor:
     """
-    Attention by torch's fused kernel. Where that would build the attention matrix, some queries are computed at a time;
-    of many such parts the backward pass computes each again, instead of keeping what it needs of all of them.
+    Attention by torch's fused kernel. Where that would build the attention matrix, some queries are computed at a time,
+    and again in the backward pass, instead of keeping what that needs of all of them.
 
     Args:
         q: queries (B, heads, Q, D).
@@ -118,16 +115,19 @@ def fused_attention(
         causal: whether query i attends to keys 0 to i only.
         scale: factor of the logits.
         dropout_p: probability with which an attention weight is dropped.
-        part: number of logits that are computed at once where the kernel would build them all.
+        part: number of logits that are computed at once where the kernel would build them all. By default 32 MiB of
+            them where they are more than 512 MiB: less would not be quicker in parts, and from 32 MiB on a freed block
+            goes back to the system, where smaller ones leave gaps (glibc).
 
     Returns:
         (B, heads, Q, D)
     """
     if runs_now():
         logits = _logits_of_the_kernel(q, k, mask, dropout_p)
-        if logits > 2 * part:
-            size = max(1, q.shape[2] * part // logits)
-            return _in_parts(q, k, v, mask, causal, scale, dropout_p, size, logits > 8 * part)
+        at_once = 33554432 // q.element_size() if part is None else part
+        if logits > (16 * at_once if part is None else part):
+            size = (q.shape[2] * at_once + logits - 1) // logits  # rounded up, not to fall below the 32 MiB
+            return _in_parts(q, k, v, mask, causal, scale, dropout_p, size)
     return _at_once(q, k, v, mask, causal, scale, dropout_p)
 
 
@@ -156,11 +156,11 @@ def _logits_of_the_kernel(q: torch.Tensor, k: torch.Tensor, mask: Optional[torch
     """
     How many numbers, of a size of Q x K, torch's kernel holds at a time (``python -m benchmarks kernels``).
 
-    The CPU's kernel has no dropout and turns a mask into floats; CUDA's kernels have no float64. Other devices have no
-    kernel that works piece by piece.
+    The CPU's kernel has no dropout and turns a mask into floats; CUDA's kernels have no float64, and not all of them
+    take any width of a head. Other devices have no kernel that works piece by piece.
     """
     if q.is_cuda:
-        builds_matrix = q.dtype == torch.float64
+        builds_matrix = q.dtype == torch.float64 or q.shape[3] % 8 != 0
     else:
         builds_matrix = dropout_p > 0.0 or not q.is_cpu
     if builds_matrix:
@@ -179,9 +179,8 @@ def _in_parts(
     scale: float,
     dropout_p: float,
     size: int,
-    recompute: bool,
 ) -> torch.Tensor:
-    """``size`` queries at a time; with ``recompute`` the backward pass computes them again."""
+    """``size`` queries at a time; the backward pass computes them again, but for TorchScript's."""
     parts: list[torch.Tensor] = []
     for start in range(0, q.shape[2], size):
         part = q[:, :, start : start + size]
@@ -192,7 +191,7 @@ def _in_parts(
             seen = min(start + part.shape[2], k.shape[2])
             keys, values = k[:, :, :seen], v[:, :, :seen]
             part_mask = lower_triangle(part.shape[2], seen, start, q.device)
-        if torch.jit.is_scripting() or not (recompute and torch.is_grad_enabled()):
+        if torch.jit.is_scripting() or not torch.is_grad_enabled():
             parts.append(_at_once(part, keys, values, part_mask, False, scale, dropout_p))
         else:
             args = (part, keys, values, part_mask, False, scale, dropout_p)

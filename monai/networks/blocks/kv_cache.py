@@ -86,13 +86,16 @@ class KeyValueCache(nn.Module):
         Keep keys and values.
 
         Args:
-            keys_values: of some tokens, one after the other, (2, B, heads, N, D), in the type of the cache.
+            keys_values: of some tokens, one after the other, (2, B, heads, N, D).
             positions: of these tokens, (N,).
 
         Returns:
             those of all positions, (2, B, heads, S, D)
         """
-        return self.keys_values.index_copy_(3, positions, keys_values)
+        cache = self.keys_values
+        if keys_values.dtype != cache.dtype:
+            keys_values = keys_values.to(cache.dtype)
+        return cache.index_copy_(3, positions, keys_values)
 
 
 def _weight_and_bias(*layers: Any) -> tuple[Any, Any]:
@@ -183,9 +186,6 @@ class CachedTransformerBlock(nn.Module):
     def _attend(self, x: torch.Tensor, positions: torch.Tensor, start: int) -> torch.Tensor:
         batch, tokens, _ = x.shape
         qkv = F.linear(x, self.qkv[0], self.qkv[1]).view(batch, tokens, 3, self.num_heads, self.head_dim)
-        dtype, cache = qkv.dtype, self.cache.keys_values
-        if dtype != cache.dtype:
-            qkv = qkv.to(cache.dtype)
         qkv = qkv.permute(2, 0, 3, 1, 4)  # views by methods: indexing takes Python twice as long
         cache = self.cache.write(qkv.narrow(0, 1, 2), positions)
         mask: Optional[torch.Tensor] = None
@@ -194,6 +194,9 @@ class CachedTransformerBlock(nn.Module):
         if start < 0 or (start > 0 and tokens > 1):
             mask = torch.arange(cache.shape[3], device=x.device) <= positions[:, None]
         q, (keys, values) = qkv.select(0, 0), cache.unbind(0)
+        dtype = q.dtype
+        if dtype != keys.dtype:
+            q = q.to(keys.dtype)
         out = F.scaled_dot_product_attention(
             q, keys, values, attn_mask=mask, is_causal=start == 0 and tokens > 1, scale=self.scale
         )

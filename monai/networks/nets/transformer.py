@@ -230,9 +230,14 @@ class CachedDecoder(nn.Module):
             self._check(x, first + tokens)
             if not x.is_cuda:
                 start = first
-        positions = self.steps[start : start + tokens] if start >= 0 else self.position + self.steps[:tokens]
+        if start >= 0:
+            positions = self.steps.narrow(0, start, tokens)
+            embedded = self.position_weight.narrow(0, start, tokens)
+        else:
+            positions = self.position + self.steps[:tokens]
+            embedded = F.embedding(positions, self.position_weight)
         with torch.no_grad():
-            h = self.token_embeddings(x) + F.embedding(positions, self.position_weight)
+            h = self.token_embeddings(x) + embedded
             for block in self.blocks:
                 h = block(h, positions, start)
             self.position.add_(tokens)  # += would pass through the module's __setattr__

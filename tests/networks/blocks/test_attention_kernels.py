@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import unittest
 from itertools import product
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import torch
@@ -23,6 +24,7 @@ from parameterized import parameterized
 from benchmarks.case import Setting
 from benchmarks.measure import peak_bytes
 from monai.networks.blocks.attention_kernels import (
+    _logits_of_the_kernel,
     attention_weights,
     fused_attention,
     fused_attention_with_bias,
@@ -172,21 +174,37 @@ class TestParts(unittest.TestCase):
         for expected, found in zip(whole, parts):
             torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
 
-    # parts of several queries, of one; of the smallest the backward pass recomputes
-    @parameterized.expand(product((24, 12, 1), (1, BATCH), (1, HEADS)))
+    @parameterized.expand(product((48, 24, 1), (1, BATCH), (1, HEADS)))
     def test_masks(self, part, batch, heads):
         mask = torch.rand(batch, heads, QUERIES, KEYS, generator=torch.Generator().manual_seed(1)) > 0.5
         mask[0, 0, 2] = False
         self.assert_same(*self.whole_and_parts(part, mask))
 
-    @parameterized.expand(product((24, 1), (False, True)))
+    @parameterized.expand(
+        [
+            ("cuda", torch.float16, 64, 0.1, 0),
+            ("cuda", torch.float32, 512, 0.0, 0),
+            ("cuda", torch.float64, 64, 0.0, 480),
+            ("cuda", torch.float32, 20, 0.0, 480),
+            ("cpu", torch.float64, 20, 0.0, 0),
+            ("cpu", torch.float32, 64, 0.1, 480),
+            ("mps", torch.float32, 64, 0.0, 480),
+        ]
+    )
+    def test_whose_kernel_builds_the_matrix(self, device, dtype, width, dropout_p, expected):
+        """By device, type, width of a head and dropout; no such device is needed to tell."""
+        on = {"is_cuda": device == "cuda", "is_cpu": device == "cpu", "dtype": dtype}
+        q, k = (SimpleNamespace(shape=(2, 3, tokens, width), **on) for tokens in (8, 10))
+        self.assertEqual(_logits_of_the_kernel(q, k, None, dropout_p), expected)
+
+    @parameterized.expand(product((48, 1), (False, True)))
     def test_other_devices(self, part, causal):
         """As on a device whose kernel builds the matrix of every attention."""
         with patch("monai.networks.blocks.attention_kernels._logits_of_the_kernel", lambda q, k, mask, p: 120):
             found = self.whole_and_parts(part, causal=causal)[1]
         self.assert_same(self.whole_and_parts(2**40, causal=causal)[0], found)
 
-    @parameterized.expand([("parts", 20), ("recomputed parts", 12)])
+    @parameterized.expand([("at once", 120), ("two queries", 48), ("one query", 1)])
     def test_dropout(self, _, part):
         """Gradients belong to the weights that were dropped, also where the backward pass draws them again."""
         q, k, v = qkv(torch.float64)
@@ -207,7 +225,7 @@ class TestParts(unittest.TestCase):
         torch.manual_seed(0)
         q, k, _ = qkv()
         v = torch.eye(KEYS).expand(BATCH, HEADS, KEYS, KEYS)
-        mean = sum((fused_attention(q, k, v, None, False, 0.3, 0.25, 8) == 0).float() for _ in range(800)) / 800
+        mean = sum((fused_attention(q, k, v, None, False, 0.3, 0.25, 48) == 0).float() for _ in range(800)) / 800
         torch.testing.assert_close(mean, torch.full_like(mean, 0.25), atol=0.07, rtol=0)
 
     @parameterized.expand(
@@ -228,16 +246,16 @@ class TestParts(unittest.TestCase):
     def test_script(self):
         scripted = torch.jit.script(fused_attention)
         for causal in (False, True):
-            self.assert_same(*self.whole_and_parts(12, None, causal, call=scripted))
+            self.assert_same(*self.whole_and_parts(48, None, causal, call=scripted))
         mask = torch.rand(BATCH, 1, QUERIES, KEYS) > 0.5
-        self.assert_same(*self.whole_and_parts(12, mask, call=scripted))
-        self.assertEqual(scripted(*qkv(), None, True, 0.3, 0.5, 12).shape, (BATCH, HEADS, QUERIES, 8))
+        self.assert_same(*self.whole_and_parts(48, mask, call=scripted))
+        self.assertEqual(scripted(*qkv(), None, True, 0.3, 0.5, 48).shape, (BATCH, HEADS, QUERIES, 8))
 
-    @parameterized.expand([("dropout", 0.1, 600e6), ("mask of pairs", 0.0, 100e6)])
+    @parameterized.expand([("dropout", 0.1, 500e6), ("mask of pairs", 0.0, 200e6)])
     def test_memory(self, _, dropout_p, most):
-        """A matrix of logits would be 256 MB; dropout would keep four, a mask's copy in floats one."""
-        q, k, v = (torch.randn(1, 4, 4096, 8, requires_grad=True) for _ in range(3))
-        mask = None if dropout_p else torch.ones(1, 4, 4096, 4096, dtype=torch.bool)
+        """A matrix of logits would be 600 MB; dropout would keep four, a mask's copy in floats one."""
+        q, k, v = (torch.randn(1, 9, 4096, 8, requires_grad=True) for _ in range(3))
+        mask = None if dropout_p else torch.ones(1, 9, 4096, 4096, dtype=torch.bool)
 
         def call():
             fused_attention(q, k, v, mask, False, 0.3, dropout_p).sum().backward()
