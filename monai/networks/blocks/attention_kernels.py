@@ -170,6 +170,17 @@ def _logits_of_the_kernel(q: torch.Tensor, k: torch.Tensor, mask: Optional[torch
     return 0
 
 
+def _mask_of_part(
+    mask: Optional[torch.Tensor], causal: bool, start: int, part: torch.Tensor, k: torch.Tensor
+) -> Optional[torch.Tensor]:
+    """The mask between some queries, ``part``, of which the first has the number ``start``, and the keys ``k``."""
+    if causal:
+        return lower_triangle(part.shape[2], k.shape[2], start, part.device)
+    if mask is not None and mask.shape[2] > 1:
+        return mask[:, :, start : start + part.shape[2]]
+    return mask
+
+
 def _in_parts(
     q: torch.Tensor,
     k: torch.Tensor,
@@ -184,13 +195,11 @@ def _in_parts(
     parts: list[torch.Tensor] = []
     for start in range(0, q.shape[2], size):
         part = q[:, :, start : start + size]
-        keys, values, part_mask = k, v, mask
-        if mask is not None and mask.shape[2] > 1:
-            part_mask = mask[:, :, start : start + size]
+        keys, values = k, v
         if causal:
             seen = min(start + part.shape[2], k.shape[2])
             keys, values = k[:, :, :seen], v[:, :, :seen]
-            part_mask = lower_triangle(part.shape[2], seen, start, q.device)
+        part_mask = _mask_of_part(mask, causal, start, part, keys)
         if torch.jit.is_scripting() or not torch.is_grad_enabled():
             parts.append(_at_once(part, keys, values, part_mask, False, scale, dropout_p))
         else:
@@ -234,11 +243,7 @@ def fused_attention_with_bias(
         part = q[:, :, start : start + size]
         end = start + part.shape[2]
         bias = sum_over_axes([term[:, :, start:end] for term in terms])
-        part_mask = mask
-        if mask is not None and mask.shape[2] > 1:
-            part_mask = mask[:, :, start:end]
-        if causal:
-            part_mask = lower_triangle(part.shape[2], k.shape[2], start, q.device)
+        part_mask = _mask_of_part(mask, causal, start, part, k)
         if part_mask is None:
             parts.append(F.scaled_dot_product_attention(part, k, v, attn_mask=bias, scale=scale))
         else:
