@@ -42,10 +42,20 @@ def check_target(path: Path, overwrite: bool = False) -> None:
 
     Raises:
         ValueError: if its name has another suffix than those of :data:`SUFFIXES`.
-        OSError: if it exists, or its folder is missing or cannot be written to.
+        OSError: as :func:`check_place`.
     """
     if path.suffix.lower() not in SUFFIXES:
         raise ValueError(f"'{path}' has no suffix that tells a format: name it {', '.join('*' + s for s in SUFFIXES)}.")
+    check_place(path, overwrite)
+
+
+def check_place(path: Path, overwrite: bool = False) -> None:
+    """
+    Say beforehand why a file of any format cannot be written.
+
+    Raises:
+        OSError: if it exists and ``overwrite`` is not set, or its folder is missing or cannot be written to.
+    """
     if path.is_dir():
         raise IsADirectoryError(f"'{path}' is a folder: name a file in it.")
     if path.exists() and not path.is_file():

@@ -25,12 +25,11 @@ from typing import Any
 
 from monai.networks.checkpoints.cli import BAD_INPUT, INTERRUPTED, OK, code_of, fail, message_of, print_object, texts_of
 from monai.networks.checkpoints.reports import as_json, table
-from monai.networks.checkpoints.writing import replacing
+from monai.networks.checkpoints.writing import check_place, replacing
 from monai.utils.module import optional_import
 
 from .attending import Report, Step, attend
 from .command_line import UsageError, in_flags, make_parser
-from .saving import check_place
 
 __all__ = ["main"]
 

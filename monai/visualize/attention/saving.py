@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from monai.networks.checkpoints.writing import replacing
+from monai.networks.checkpoints.writing import check_place, replacing
 from monai.utils.module import optional_import
 
 from .figure import plot_attention
@@ -31,7 +31,7 @@ from .maps import AttentionMap
 from .overlay import attention_of_query, chosen_heads, covered_part, on_voxels
 from .planes import affine_of
 
-__all__ = ["SUFFIXES", "check_output", "check_place", "save_attention", "suffix_of"]
+__all__ = ["SUFFIXES", "check_output", "save_attention", "suffix_of"]
 
 SUFFIXES = (".png", ".npy", ".npz", ".nii", ".nii.gz")
 PACKAGES = (
@@ -114,24 +114,6 @@ def check_output(path: Path, overwrite: bool) -> None:
     for package, suffixes, what in PACKAGES:
         if suffix in suffixes and not optional_import(package)[1]:
             raise ImportError(f"{package} {what} and is not installed: pip install {package}.")
-
-
-def check_place(path: Path, overwrite: bool) -> None:
-    """
-    Say beforehand why a file cannot be written.
-
-    Raises:
-        OSError: if it exists and ``overwrite`` is not set, or its folder is missing or cannot be written to.
-    """
-    if path.is_dir():
-        raise IsADirectoryError(f"'{path}' is a folder: name a file in it.")
-    if path.exists() and not overwrite:
-        raise FileExistsError(f"'{path}' exists: name another file, or pass --force to replace it.")
-    folder = Path(os.path.realpath(path)).parent
-    if not folder.is_dir():
-        raise FileNotFoundError(f"there is no folder '{folder}': make it first.")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise PermissionError(f"the folder '{folder}' cannot be written to: name a file elsewhere.")
 
 
 Write = Callable[[Any], None]
