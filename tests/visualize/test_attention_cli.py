@@ -12,13 +12,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import subprocess
 import sys
 import tempfile
 import unittest
+from functools import partial
 from pathlib import Path
 from unittest import mock
 
@@ -33,6 +32,7 @@ from monai.visualize.attention import capture_attention
 from monai.visualize.attention.cli import main
 from monai.visualize.attention.planes import to_world
 from monai.visualize.attention.scan import Preparation, read_scan
+from tests.commands import run_command
 from tests.visualize.pointing import PATCH, SIZE, VIT, pointing_vit, tilted, turned_affines
 
 torch.set_num_threads(1)
@@ -43,12 +43,7 @@ UNET |= {"attention_levels": [False, True], "norm_num_groups": 4, "num_head_chan
 VOXEL, QUERY = (13, 2, 5), (1, 1, 1)
 
 
-def run(*arguments: object) -> tuple[int, str, str]:
-    """Exit code, and what stands on stdout and stderr."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = main([str(argument) for argument in arguments])
-    return code, out.getvalue(), err.getvalue()
+run = partial(run_command, main)
 
 
 class CommandCase(unittest.TestCase):

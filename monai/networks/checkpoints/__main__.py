@@ -14,18 +14,7 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import sys
-
-from .cli import main
+from .cli import main, run_as_process
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that no part of a file is left
-    try:
-        code = main()
-        sys.stdout.flush()
-    except BrokenPipeError:  # the reader, as head, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
-    sys.exit(code)
+    run_as_process(main)

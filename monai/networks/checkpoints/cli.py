@@ -16,12 +16,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import signal
 import sys
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
-from typing import Any
+from typing import Any, NoReturn
 
 from .command_line import UsageError, in_flags, make_parser
 from .conversion import convert_checkpoint
@@ -42,6 +44,7 @@ __all__ = [
     "main",
     "message_of",
     "print_object",
+    "run_as_process",
     "texts_of",
 ]
 
@@ -85,6 +88,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"warning: {text}", file=sys.stderr)
     print(as_text(report))
     return code
+
+
+def run_as_process(command: Callable[[], int]) -> NoReturn:
+    """Run a command, ``main``, and end the process with its exit code, without leaving a part of a file."""
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        code = command()
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader, as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    sys.exit(code)
 
 
 def code_of(error: Exception) -> int:

@@ -20,6 +20,7 @@ import sys
 import tempfile
 import unittest
 import warnings
+from functools import partial
 from pathlib import Path
 from unittest import mock
 
@@ -35,6 +36,7 @@ from monai.networks.checkpoints.progress import bar
 from monai.networks.checkpoints.release_layout import release_state_dict
 from monai.networks.checkpoints.reports import as_json, table
 from monai.networks.nets import DecoderOnlyTransformer, DiffusionModelUNet
+from tests.commands import run_command
 
 torch.set_num_threads(1)
 UNET = {"spatial_dims": 2, "in_channels": 1, "out_channels": 1, "num_res_blocks": 1, "channels": [8, 16]}
@@ -49,12 +51,7 @@ def randomized(net: nn.Module) -> nn.Module:
     return net.eval()
 
 
-def run(*arguments: object) -> tuple[int, str, str]:
-    """Exit code, and what stands on stdout and stderr."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = main([str(argument) for argument in arguments])
-    return code, out.getvalue(), err.getvalue()
+run = partial(run_command, main)
 
 
 class CommandCase(unittest.TestCase):
