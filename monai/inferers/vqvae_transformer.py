@@ -21,7 +21,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from monai.inferers.inferer import Inferer
-from monai.networks.blocks.kv_cache import why_not_cached
+from monai.networks.blocks.attention.cache import why_not_cached
 from monai.networks.nets import VQVAE, DecoderOnlyTransformer
 from monai.utils import optional_import
 from monai.utils.ordering import Ordering

@@ -25,7 +25,7 @@ from monai.apps.generation.maisi.networks.autoencoderkl_maisi import Autoencoder
 from monai.apps.generation.maisi.networks.controlnet_maisi import ControlNetMaisi
 from monai.apps.generation.maisi.networks.diffusion_model_unet_maisi import DiffusionModelUNetMaisi
 from monai.inferers import ControlNetLatentDiffusionInferer, LatentDiffusionInferer
-from monai.networks.blocks.attention_config import attention_config
+from monai.networks.blocks.attention.config import attention_config
 from monai.networks.schedulers import DDIMScheduler, DDPMScheduler
 from monai.networks.schedulers.rectified_flow import RFlowScheduler
 

@@ -24,7 +24,7 @@ from parameterized import parameterized
 
 from monai.data import MetaTensor
 from monai.networks.blocks import SABlock, TransformerBlock
-from monai.networks.blocks import attention as attention_core
+from monai.networks.blocks.attention import block as attention_core
 from monai.networks.nets import AutoencoderKL, DecoderOnlyTransformer, ViT
 from monai.visualize import AttentionMap, attention_relevance, attention_rollout, capture_attention
 from tests.networks.nets.diffusion_cases import normal, randomized

@@ -17,7 +17,8 @@ from typing import Optional
 import torch
 import torch.nn as nn
 
-from monai.networks.blocks.attention import AttentionBlock, resolve_projection
+from monai.networks.blocks.attention.block import AttentionBlock
+from monai.networks.blocks.attention.options import resolve_projection
 from monai.networks.blocks.attention_loading import Loading
 
 __all__ = ["SABlock"]

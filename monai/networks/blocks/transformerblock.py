@@ -17,7 +17,7 @@ from typing import Optional
 import torch
 import torch.nn as nn
 
-from monai.networks.blocks.attention import AttentionOptions, check_sizes
+from monai.networks.blocks.attention.options import AttentionOptions, check_sizes
 from monai.networks.blocks.attention_loading import Loading, SafeLoading, rename_prefix
 from monai.networks.blocks.attention_projection import note_stale_cross_attention
 from monai.networks.blocks.crossattention import CrossAttentionBlock

@@ -21,11 +21,11 @@ import torch
 import torch.nn as nn
 
 from monai.apps.generation.maisi.networks.autoencoderkl_maisi import AutoencoderKlMaisi
-from monai.networks.blocks.attention import AttentionBlock
-from monai.networks.blocks.attention_kernels import lower_triangle
+from monai.networks.blocks.attention.block import AttentionBlock
+from monai.networks.blocks.attention.mask import lower_triangle
 from monai.networks.blocks.attention_projection import write_identity
 from monai.networks.blocks.crossattention import CrossAttentionBlock
-from monai.networks.blocks.diffusion_backbone import DiffusionBackbone
+from monai.networks.blocks.diffusion.network import DiffusionBackbone
 from monai.networks.blocks.selfattention import SABlock
 from monai.networks.blocks.transformerblock import TransformerBlock
 from monai.networks.nets.masked_autoencoder_vit import MaskedAutoEncoderViT

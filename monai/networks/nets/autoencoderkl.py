@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import torch
 
-from monai.networks.blocks.autoencoder_blocks import (
+from monai.networks.blocks.autoencoder import (
     AEKLDownsample,
     AEKLResBlock,
     AsymmetricPad,
@@ -27,7 +27,7 @@ from monai.networks.blocks.autoencoder_blocks import (
     recomputed,
     resolve_levels,
 )
-from monai.networks.blocks.diffusion_blocks import attention_options
+from monai.networks.blocks.diffusion.layers import attention_options
 
 __all__ = ["AEKLDownsample", "AEKLResBlock", "AsymmetricPad", "AutoencoderKL", "Decoder", "Encoder"]
 

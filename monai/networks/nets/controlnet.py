@@ -19,9 +19,9 @@ import torch.nn as nn
 from torch.utils.checkpoint import checkpoint
 
 from monai.networks.blocks import Convolution
-from monai.networks.blocks.diffusion_backbone import DiffusionBackbone, NetworkPlan
-from monai.networks.blocks.diffusion_blocks import convolution, get_timestep_embedding, zero_module  # noqa: F401
-from monai.networks.blocks.diffusion_unet_blocks import get_down_block, get_mid_block  # noqa: F401
+from monai.networks.blocks.diffusion.layers import convolution, get_timestep_embedding, zero_module  # noqa: F401
+from monai.networks.blocks.diffusion.network import DiffusionBackbone, NetworkPlan
+from monai.networks.blocks.diffusion.unet_blocks import get_down_block, get_mid_block  # noqa: F401
 
 __all__ = ["ControlNet", "ControlNetConditioningEmbedding"]
 

@@ -18,10 +18,8 @@ from typing import Optional
 import torch
 import torch.nn as nn
 
-from monai.networks.blocks.diffusion_backbone import DiffusionBackbone, DiffusionUNetBackbone, NetworkPlan
-
 # what the release keeps in this module stays importable from it
-from monai.networks.blocks.diffusion_blocks import (  # noqa: F401
+from monai.networks.blocks.diffusion.layers import (  # noqa: F401
     DiffusionUnetDownsample,
     DiffusionUNetResnetBlock,
     DiffusionUNetTransformerBlock,
@@ -30,7 +28,8 @@ from monai.networks.blocks.diffusion_blocks import (  # noqa: F401
     get_timestep_embedding,
     zero_module,
 )
-from monai.networks.blocks.diffusion_unet_blocks import (  # noqa: F401
+from monai.networks.blocks.diffusion.network import DiffusionBackbone, DiffusionUNetBackbone, NetworkPlan
+from monai.networks.blocks.diffusion.unet_blocks import (  # noqa: F401
     AttnDownBlock,
     AttnMidBlock,
     AttnUpBlock,

@@ -18,7 +18,7 @@ from typing import Optional
 import torch
 import torch.nn as nn
 
-from monai.networks.blocks.attention import AttentionOptions
+from monai.networks.blocks.attention.options import AttentionOptions
 from monai.networks.blocks.attention_loading import OldCheckpoints
 from monai.networks.blocks.patchembedding import PatchEmbeddingBlock
 from monai.networks.blocks.pos_embed_utils import build_sincos_position_embedding

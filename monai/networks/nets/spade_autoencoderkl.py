@@ -17,8 +17,8 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from monai.networks.blocks.attention import AttentionOptions
-from monai.networks.blocks.autoencoder_blocks import (
+from monai.networks.blocks.attention.options import AttentionOptions
+from monai.networks.blocks.autoencoder import (
     GaussianLatent,
     Parts,
     TwoConvolutions,
@@ -26,7 +26,7 @@ from monai.networks.blocks.autoencoder_blocks import (
     encoder_blocks,
     resolve_levels,
 )
-from monai.networks.blocks.diffusion_blocks import BuiltFromOptions, attention_options, convolution
+from monai.networks.blocks.diffusion.layers import BuiltFromOptions, attention_options, convolution
 from monai.networks.blocks.spade_norm import SPADE
 from monai.networks.nets.autoencoderkl import Encoder
 

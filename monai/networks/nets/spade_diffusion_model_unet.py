@@ -18,8 +18,7 @@ import torch
 import torch.nn as nn
 
 from monai.networks.blocks.attention_loading import Loading, rename_prefix
-from monai.networks.blocks.diffusion_backbone import DiffusionUNetBackbone, NetworkPlan
-from monai.networks.blocks.diffusion_blocks import (  # noqa: F401
+from monai.networks.blocks.diffusion.layers import (  # noqa: F401
     DiffusionUnetDownsample,
     DiffusionUNetResnetBlock,
     ResidualBlock,
@@ -28,8 +27,9 @@ from monai.networks.blocks.diffusion_blocks import (  # noqa: F401
     get_timestep_embedding,
     zero_module,
 )
-from monai.networks.blocks.diffusion_stages import StageOptions, UpStage
-from monai.networks.blocks.diffusion_unet_blocks import get_down_block, get_mid_block  # noqa: F401
+from monai.networks.blocks.diffusion.network import DiffusionUNetBackbone, NetworkPlan
+from monai.networks.blocks.diffusion.stages import StageOptions, UpStage
+from monai.networks.blocks.diffusion.unet_blocks import get_down_block, get_mid_block  # noqa: F401
 from monai.networks.blocks.selfattention import SABlock
 from monai.networks.blocks.spade_norm import SPADE
 

@@ -17,9 +17,9 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from monai.networks.blocks.attention import AttentionOptions
+from monai.networks.blocks.attention.cache import CachedTransformerBlock
+from monai.networks.blocks.attention.options import AttentionOptions
 from monai.networks.blocks.attention_loading import OldCheckpoints
-from monai.networks.blocks.kv_cache import CachedTransformerBlock
 from monai.networks.blocks.transformerblock import transformer_stack
 
 __all__ = ["CachedDecoder", "DecoderOnlyTransformer"]

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn as nn
 
-from monai.networks.blocks.attention import AttentionOptions
+from monai.networks.blocks.attention.options import AttentionOptions
 from monai.networks.blocks.attention_loading import OldCheckpoints
 from monai.networks.blocks.patchembedding import PatchEmbeddingBlock
 from monai.networks.blocks.transformerblock import transformer_stack

@@ -18,9 +18,9 @@ import torch
 import torch.nn as nn
 
 from monai.networks.blocks.attention_loading import OldCheckpoints
-from monai.networks.blocks.autoencoder_blocks import Cascade, recomputed
+from monai.networks.blocks.autoencoder import Cascade, recomputed
 from monai.networks.blocks.convolutions import Convolution
-from monai.networks.blocks.diffusion_blocks import convolution
+from monai.networks.blocks.diffusion.layers import convolution
 from monai.networks.layers.factories import Act
 from monai.networks.layers.utils import get_act_layer
 from monai.networks.layers.vector_quantizer import EMAQuantizer, VectorQuantizer

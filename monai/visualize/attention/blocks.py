@@ -19,7 +19,7 @@ from fnmatch import fnmatchcase
 import torch
 import torch.nn as nn
 
-from monai.networks.blocks.attention import AttentionBlock
+from monai.networks.blocks.attention.block import AttentionBlock
 from monai.networks.nets.transformer import CachedDecoder
 
 __all__ = ["attention_blocks", "choose_blocks", "unwrapped"]

@@ -22,7 +22,7 @@ import torch
 import torch.nn as nn
 
 from monai.data.meta_tensor import MetaTensor
-from monai.networks.blocks.attention import AttentionBlock
+from monai.networks.blocks.attention.block import AttentionBlock
 
 from .blocks import attention_blocks, choose_blocks, unwrapped
 from .grids import NO_GRID, call_arguments, image_size, token_layouts

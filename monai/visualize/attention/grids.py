@@ -20,8 +20,8 @@ from typing import Any
 import torch
 import torch.nn as nn
 
-from monai.networks.blocks.attention import AttentionBlock
-from monai.networks.blocks.diffusion_blocks import SpatialTransformer
+from monai.networks.blocks.attention.block import AttentionBlock
+from monai.networks.blocks.diffusion.layers import SpatialTransformer
 from monai.networks.blocks.patchembedding import PatchEmbeddingBlock
 from monai.networks.blocks.rel_pos_embedding import DecomposedRelativePosEmbedding
 from monai.networks.blocks.spatialattention import SpatialAttentionBlock

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 import torch.nn as nn
 
-from monai.networks.blocks.attention import AttentionBlock
+from monai.networks.blocks.attention.block import AttentionBlock
 
 from .blocks import attention_blocks, choose_blocks, unwrapped
 from .capture import AttentionCall, attention_call, is_recomputed, plain, row_chunks

@@ -17,7 +17,7 @@ import unittest
 import torch
 from parameterized import parameterized
 
-from monai.networks.blocks.attention import AttentionOptions, resolve_projection
+from monai.networks.blocks.attention.options import AttentionOptions, resolve_projection
 
 torch.set_num_threads(1)
 

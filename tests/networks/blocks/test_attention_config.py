@@ -18,8 +18,8 @@ import torch
 import torch.nn as nn
 from parameterized import parameterized
 
-from monai.networks.blocks.attention import AttentionBlock
-from monai.networks.blocks.attention_config import attention_config
+from monai.networks.blocks.attention.block import AttentionBlock
+from monai.networks.blocks.attention.config import attention_config
 from monai.networks.blocks.crossattention import CrossAttentionBlock
 from monai.networks.blocks.selfattention import SABlock
 from monai.networks.blocks.spatialattention import SpatialAttentionBlock

@@ -23,15 +23,14 @@ from parameterized import parameterized
 
 from benchmarks.case import Setting
 from benchmarks.measure import peak_bytes
-from monai.networks.blocks.attention_kernels import (
+from monai.networks.blocks.attention.kernels import (
     _logits_of_the_kernel,
     attention_weights,
     fused_attention,
     fused_attention_with_bias,
-    lower_triangle,
-    resolve_mask,
 )
-from monai.networks.blocks.attention_utils import sum_over_axes
+from monai.networks.blocks.attention.mask import lower_triangle, resolve_mask
+from monai.networks.blocks.attention.positions import sum_over_axes
 
 torch.set_num_threads(1)
 BATCH, HEADS, QUERIES, KEYS = 3, 2, 5, 4
@@ -200,7 +199,7 @@ class TestParts(unittest.TestCase):
     @parameterized.expand(product((48, 1), (False, True)))
     def test_other_devices(self, part, causal):
         """As on a device whose kernel builds the matrix of every attention."""
-        with patch("monai.networks.blocks.attention_kernels._logits_of_the_kernel", lambda q, k, mask, p: 120):
+        with patch("monai.networks.blocks.attention.kernels._logits_of_the_kernel", lambda q, k, mask, p: 120):
             found = self.whole_and_parts(part, causal=causal)[1]
         self.assert_same(self.whole_and_parts(2**40, causal=causal)[0], found)
 

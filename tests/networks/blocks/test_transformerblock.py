@@ -20,7 +20,7 @@ import torch.nn as nn
 from parameterized import parameterized
 
 from monai.networks.blocks import TransformerBlock
-from monai.networks.blocks.attention import AttentionOptions
+from monai.networks.blocks.attention.options import AttentionOptions
 from monai.networks.blocks.transformerblock import transformer_stack
 from tests.release import assert_equal_to_release, release_run
 from tests.scripting import assert_scripts

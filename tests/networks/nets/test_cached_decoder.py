@@ -19,7 +19,7 @@ import torch
 from parameterized import parameterized
 
 from monai.networks.blocks import TransformerBlock
-from monai.networks.blocks.kv_cache import CachedTransformerBlock
+from monai.networks.blocks.attention.cache import CachedTransformerBlock
 from monai.networks.nets import DecoderOnlyTransformer
 from tests.release import max_difference
 from tests.scripting import assert_scripts

@@ -25,9 +25,9 @@ from monai.apps.generation.maisi.networks.large_volumes import (
     plain_tensor,
     split_convolution,
 )
-from monai.networks.blocks.attention import AttentionOptions
+from monai.networks.blocks.attention.options import AttentionOptions
 from monai.networks.blocks.attention_loading import Loading
-from monai.networks.blocks.autoencoder_blocks import (
+from monai.networks.blocks.autoencoder import (
     AEKLResBlock,
     Cascade,
     Parts,
@@ -36,7 +36,7 @@ from monai.networks.blocks.autoencoder_blocks import (
     encoder_blocks,
     resolve_levels,
 )
-from monai.networks.blocks.diffusion_blocks import attention_options
+from monai.networks.blocks.diffusion.layers import attention_options
 from monai.networks.nets.autoencoderkl import AutoencoderKL
 
 __all__ = [

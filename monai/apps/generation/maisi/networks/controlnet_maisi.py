@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from monai.networks.blocks.diffusion_backbone import NetworkPlan
+from monai.networks.blocks.diffusion.network import NetworkPlan
 from monai.networks.nets.controlnet import ControlNet
 from monai.networks.nets.diffusion_model_unet import get_timestep_embedding  # noqa: F401
 

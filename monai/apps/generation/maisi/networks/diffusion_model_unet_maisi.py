@@ -16,8 +16,8 @@ from typing import Optional
 
 import torch
 
-from monai.networks.blocks.diffusion_backbone import DiffusionUNetBackbone, NetworkPlan
-from monai.networks.blocks.diffusion_blocks import embedding_mlp
+from monai.networks.blocks.diffusion.layers import embedding_mlp
+from monai.networks.blocks.diffusion.network import DiffusionUNetBackbone, NetworkPlan
 from monai.networks.nets.diffusion_model_unet import (  # noqa: F401
     get_down_block,
     get_mid_block,

@@ -24,7 +24,7 @@ import torch.nn as nn
 
 from monai.data.meta_tensor import MetaTensor
 from monai.networks.blocks.attention_loading import Loading, rename_prefix
-from monai.networks.blocks.autoencoder_blocks import becomes_a_graph
+from monai.networks.blocks.autoencoder import becomes_a_graph
 from monai.networks.blocks.convolutions import Convolution
 
 __all__ = [

@@ -22,7 +22,7 @@ import torch
 import torch.nn as nn
 
 from monai.networks.blocks.attention_loading import rename_prefix
-from monai.networks.blocks.diffusion_blocks import ResidualBlock, WrappedUpsample
+from monai.networks.blocks.diffusion.layers import ResidualBlock, WrappedUpsample
 from monai.networks.blocks.spatialattention import SpatialAttentionBlock
 
 __all__ = ["adapt_first_layout"]

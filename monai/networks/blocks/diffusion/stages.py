@@ -18,8 +18,8 @@ from typing import Any, Optional
 import torch
 import torch.nn as nn
 
-from monai.networks.blocks.attention import AttentionOptions
-from monai.networks.blocks.diffusion_blocks import (
+from monai.networks.blocks.attention.options import AttentionOptions
+from monai.networks.blocks.diffusion.layers import (
     BuiltFromOptions,
     DiffusionUnetDownsample,
     DiffusionUNetResnetBlock,

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch.nn as nn
 
-from monai.networks.blocks.attention import AttentionBlock
+from monai.networks.blocks.attention.block import AttentionBlock
 from monai.networks.blocks.crossattention import CrossAttentionBlock
 from monai.networks.blocks.rel_pos_embedding import DecomposedRelativePosEmbedding
 

@@ -9,6 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Attention by torch's fused kernel, in parts where that would build the matrix."""
 
 from __future__ import annotations
 
@@ -18,61 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-from monai.networks.blocks.attention_utils import sum_over_axes
+from monai.networks.blocks.attention.mask import allowed_keys, lower_triangle, mask_of_part
+from monai.networks.blocks.attention.positions import sum_over_axes
 
-__all__ = [
-    "attention_weights",
-    "fused_attention",
-    "fused_attention_with_bias",
-    "lower_triangle",
-    "resolve_mask",
-    "runs_now",
-]
-
-
-def resolve_mask(attn_mask: torch.Tensor, batch: int, heads: int, queries: int, keys: int) -> torch.Tensor:
-    """
-    Bring an attention mask to the form that every path of the core takes.
-
-    Args:
-        attn_mask: nonzero where a query may attend to a key: (B, K) over keys, (B, Q, K), or (B, 1 or heads, Q, K);
-            a batch size of 1 serves the whole batch.
-        batch: B, the batch size.
-        heads: number of attention heads.
-        queries: Q, number of query tokens.
-        keys: K, number of key tokens.
-
-    Returns:
-        bool tensor that broadcasts to (B, heads, Q, K).
-
-    Raises:
-        ValueError: if the mask has another shape.
-    """
-    mask = attn_mask
-    if mask.dim() == 2:
-        mask = mask[:, None, None, :]
-    elif mask.dim() == 3:
-        mask = mask[:, None]
-    fits = mask.dim() == 4
-    if fits:
-        fits = (
-            (mask.shape[0] == batch or mask.shape[0] == 1)
-            and (mask.shape[1] == heads or mask.shape[1] == 1)
-            and (mask.shape[2] == queries or attn_mask.dim() == 2)
-            and mask.shape[3] == keys
-        )
-    if not fits:
-        raise ValueError(
-            f"attn_mask has shape {list(attn_mask.shape)}, but this attention takes (B, K) = {[batch, keys]}, "
-            f"(B, Q, K) = {[batch, queries, keys]}, (B, 1, Q, K) = {[batch, 1, queries, keys]} "
-            f"or (B, heads, Q, K) = {[batch, heads, queries, keys]}."
-        )
-    return mask != 0
-
-
-def lower_triangle(queries: int, keys: int, first: int = 0, device: Optional[torch.device] = None) -> torch.Tensor:
-    """Causal mask of the queries from number ``first`` on: bool (1, 1, queries, keys), True where key <= query."""
-    return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(first)[None, None]
+__all__ = ["attention_weights", "fused_attention", "fused_attention_with_bias", "runs_now"]
 
 
 def runs_now() -> bool:
@@ -81,16 +31,6 @@ def runs_now() -> bool:
         return True
     else:
         return not (torch.compiler.is_compiling() or torch.jit.is_tracing())
-
-
-def _allowed(mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """
-    The queries of a mask that may attend to nothing, and the mask with these attending to everything.
-
-    Kernels and exporters disagree about rows without a key; what such a query then gets is cleared afterwards.
-    """
-    dead = ~mask.any(dim=-1, keepdim=True)
-    return dead, mask | dead
 
 
 def fused_attention(
@@ -147,7 +87,7 @@ def _at_once(
         return torch.matmul(F.dropout(weights, dropout_p).to(v.dtype), v)
     if mask is None:
         return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout_p, is_causal=causal, scale=scale)
-    dead, allowed = _allowed(mask)
+    dead, allowed = allowed_keys(mask)
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, dropout_p=dropout_p, scale=scale)
     return out.masked_fill(dead, 0.0)
 
@@ -170,17 +110,6 @@ def _logits_of_the_kernel(q: torch.Tensor, k: torch.Tensor, mask: Optional[torch
     return 0
 
 
-def _mask_of_part(
-    mask: Optional[torch.Tensor], causal: bool, start: int, part: torch.Tensor, k: torch.Tensor
-) -> Optional[torch.Tensor]:
-    """The mask between some queries, ``part``, of which the first has the number ``start``, and the keys ``k``."""
-    if causal:
-        return lower_triangle(part.shape[2], k.shape[2], start, part.device)
-    if mask is not None and mask.shape[2] > 1:
-        return mask[:, :, start : start + part.shape[2]]
-    return mask
-
-
 def _in_parts(
     q: torch.Tensor,
     k: torch.Tensor,
@@ -199,7 +128,7 @@ def _in_parts(
         if causal:
             seen = min(start + part.shape[2], k.shape[2])
             keys, values = k[:, :, :seen], v[:, :, :seen]
-        part_mask = _mask_of_part(mask, causal, start, part, keys)
+        part_mask = mask_of_part(mask, causal, start, part, keys)
         if torch.jit.is_scripting() or not torch.is_grad_enabled():
             parts.append(_at_once(part, keys, values, part_mask, False, scale, dropout_p))
         else:
@@ -243,11 +172,11 @@ def fused_attention_with_bias(
         part = q[:, :, start : start + size]
         end = start + part.shape[2]
         bias = sum_over_axes([term[:, :, start:end] for term in terms])
-        part_mask = _mask_of_part(mask, causal, start, part, k)
+        part_mask = mask_of_part(mask, causal, start, part, k)
         if part_mask is None:
             parts.append(F.scaled_dot_product_attention(part, k, v, attn_mask=bias, scale=scale))
         else:
-            dead, allowed = _allowed(part_mask)
+            dead, allowed = allowed_keys(part_mask)
             bias = bias.masked_fill(~allowed, float("-inf"))
             out = F.scaled_dot_product_attention(part, k, v, attn_mask=bias, scale=scale)
             parts.append(out.masked_fill(dead, 0.0))
@@ -264,5 +193,5 @@ def attention_weights(logits: torch.Tensor, mask: Optional[torch.Tensor]) -> tor
     """
     if mask is None:
         return logits.softmax(dim=-1)
-    dead, allowed = _allowed(mask)
+    dead, allowed = allowed_keys(mask)
     return logits.masked_fill(~allowed, float("-inf")).softmax(dim=-1).masked_fill(dead, 0.0)

@@ -19,10 +19,10 @@ import torch
 import torch.nn as nn
 
 from monai.networks.blocks.attention_loading import Loading, OldCheckpoints
-from monai.networks.blocks.diffusion_blocks import convolution, embedding_mlp, get_timestep_embedding, zero_module
-from monai.networks.blocks.diffusion_first_layout import adapt_first_layout
-from monai.networks.blocks.diffusion_stages import DownStage, MidStage, StageOptions, UpStage
-from monai.networks.blocks.diffusion_unet_blocks import (
+from monai.networks.blocks.diffusion.first_layout import adapt_first_layout
+from monai.networks.blocks.diffusion.layers import convolution, embedding_mlp, get_timestep_embedding, zero_module
+from monai.networks.blocks.diffusion.stages import DownStage, MidStage, StageOptions, UpStage
+from monai.networks.blocks.diffusion.unet_blocks import (
     AttnDownBlock,
     AttnMidBlock,
     AttnUpBlock,

@@ -19,7 +19,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from monai.networks.blocks.attention import AttentionOptions
+from monai.networks.blocks.attention.options import AttentionOptions
 from monai.networks.blocks.attention_loading import Loading, rename_prefix
 from monai.networks.blocks.convolutions import Convolution
 from monai.networks.blocks.crossattention import CrossAttentionBlock

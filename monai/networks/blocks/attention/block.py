@@ -9,95 +9,30 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""The core that the attention blocks share."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Any, Optional
+from typing import Optional
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from monai.networks.blocks.attention_kernels import (
+from monai.networks.blocks.attention.kernels import (
     attention_weights,
     fused_attention,
     fused_attention_with_bias,
-    lower_triangle,
-    resolve_mask,
     runs_now,
 )
+from monai.networks.blocks.attention.mask import lower_triangle, resolve_mask
+from monai.networks.blocks.attention.options import check_sizes
+from monai.networks.blocks.attention.positions import DecomposedRelativePosEmbedding, sum_over_axes
 from monai.networks.blocks.attention_loading import Loading, SafeLoading
 from monai.networks.blocks.attention_projection import adapt_projection
-from monai.networks.blocks.attention_utils import sum_over_axes
-from monai.networks.blocks.rel_pos_embedding import DecomposedRelativePosEmbedding
 from monai.networks.layers.utils import get_rel_pos_embedding_layer
 
-__all__ = ["AttentionBlock", "AttentionOptions", "check_sizes", "resolve_projection"]
-
-
-@dataclass(frozen=True)
-class AttentionOptions:
-    """
-    What a network decides once for all of its attention blocks, handed down as one object.
-
-    Args:
-        dropout_rate: fraction of the attention weights, and of the block's outputs, dropped in training.
-        qkv_bias: whether the query, key and value linears have a bias.
-        save_attn: whether every block keeps its attention matrix in ``att_mat``.
-        include_fc: upstream's switch of the output projection of self attention.
-        use_combined_linear: whether self attention computes q, k and v with one linear.
-        use_flash_attention: kept for its check against ``save_attn``; the fused kernel is used either way.
-        use_proj_attn: whether attention ends in an output projection; None follows ``include_fc``.
-        attention_dtype: type in which q, k and v meet; None leaves them as they are.
-    """
-
-    dropout_rate: float = 0.0
-    qkv_bias: bool = False
-    save_attn: bool = False
-    include_fc: bool = True
-    use_combined_linear: bool = True
-    use_flash_attention: bool = False
-    use_proj_attn: bool | None = None
-    attention_dtype: torch.dtype | None = None
-
-    def arguments(self, *without: str) -> dict[str, Any]:
-        """The options as keyword arguments of a block, except for those in ``without``, which it does not take."""
-        return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in without}
-
-
-def resolve_projection(use_proj_attn: bool | None, include_fc: bool = True) -> bool:
-    """
-    Tell whether an attention block ends in an output projection.
-
-    Args:
-        use_proj_attn: the answer when it is not None.
-        include_fc: the answer otherwise.
-
-    Raises:
-        TypeError: if ``use_proj_attn`` is neither a bool nor None.
-    """
-    if use_proj_attn is None:
-        return bool(include_fc)
-    if not isinstance(use_proj_attn, bool):
-        raise TypeError(f"use_proj_attn must be True, False or None (follow include_fc), got {use_proj_attn!r}.")
-    return use_proj_attn
-
-
-def check_sizes(hidden_size: int, num_heads: int, dropout_rate: float, dim_head: int | None = None) -> None:
-    """
-    Check what every block with attention heads is built from.
-
-    Raises:
-        ValueError: if ``dropout_rate`` is outside of [0, 1], there is no head, or neither ``dim_head`` is given nor
-            ``hidden_size`` divisible by ``num_heads``.
-    """
-    if not (0 <= dropout_rate <= 1):
-        raise ValueError(f"dropout_rate should be between 0 and 1, got {dropout_rate}.")
-    if num_heads < 1:
-        raise ValueError(f"num_heads should be at least 1, got {num_heads}.")
-    if not dim_head and hidden_size % num_heads != 0:
-        raise ValueError(f"hidden_size {hidden_size} should be divisible by num_heads {num_heads}.")
+__all__ = ["AttentionBlock"]
 
 
 class AttentionBlock(SafeLoading):
@@ -212,7 +147,7 @@ class AttentionBlock(SafeLoading):
             q: queries, (B, heads, Q, D).
             k: keys, (B, heads, K, D).
             v: values, (B, heads, K, D).
-            attn_mask: see :func:`~monai.networks.blocks.attention_kernels.resolve_mask`.
+            attn_mask: see :func:`~monai.networks.blocks.attention.kernels.resolve_mask`.
 
         Returns:
             (B, Q, C)
@@ -299,7 +234,7 @@ class AttentionBlock(SafeLoading):
             q: queries, (B, heads, Q, D).
             k: keys, (B, heads, K, D).
             queries: numbers of the queries, (N,).
-            attn_mask: see :func:`~monai.networks.blocks.attention_kernels.resolve_mask`.
+            attn_mask: see :func:`~monai.networks.blocks.attention.kernels.resolve_mask`.
 
         Returns:
             (B, heads, N, K). A position embedding of the user's own forms the whole matrix on the way.

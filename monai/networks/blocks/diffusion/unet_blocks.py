@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import torch.nn as nn
 
-from monai.networks.blocks.diffusion_stages import DownStage, MidStage, StageOptions, UpStage
+from monai.networks.blocks.diffusion.stages import DownStage, MidStage, StageOptions, UpStage
 
 __all__ = [
     "AttnDownBlock",

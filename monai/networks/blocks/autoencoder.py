@@ -19,10 +19,10 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-from monai.networks.blocks.attention import AttentionOptions
+from monai.networks.blocks.attention.options import AttentionOptions
 from monai.networks.blocks.attention_loading import Loading, OldCheckpoints, rename_prefix
 from monai.networks.blocks.convolutions import Convolution
-from monai.networks.blocks.diffusion_blocks import BuiltFromOptions, WrappedUpsample, convolution, nearest_upsample
+from monai.networks.blocks.diffusion.layers import BuiltFromOptions, WrappedUpsample, convolution, nearest_upsample
 from monai.networks.blocks.spatialattention import SpatialAttentionBlock
 from monai.networks.blocks.upsample import UpSample
 
