@@ -26,8 +26,8 @@ from demo.release import Release
 from demo.volume import load_scan
 from fork import ForkError
 from fork.packages import environment
-from monai.networks.checkpoints.untrained import never_trained
 from monai.networks.nets import AutoencoderKL, ViT
+from monai.networks.state_dict.untrained import never_trained
 
 torch.set_num_threads(1)
 

@@ -20,11 +20,11 @@ import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 from monai.networks.blocks.attention.options import AttentionOptions
-from monai.networks.blocks.attention_loading import Loading, OldCheckpoints, rename_prefix
 from monai.networks.blocks.convolutions import Convolution
-from monai.networks.blocks.diffusion.layers import BuiltFromOptions, WrappedUpsample, convolution, nearest_upsample
+from monai.networks.blocks.diffusion.layers import BuiltFromOptions, convolution, nearest_upsample
 from monai.networks.blocks.spatialattention import SpatialAttentionBlock
 from monai.networks.blocks.upsample import UpSample
+from monai.networks.state_dict.hooks import OldCheckpoints
 
 __all__ = [
     "AEKLDownsample",
@@ -311,30 +311,7 @@ class Cascade(BuiltFromOptions):
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
 
-    def adapt_state_dict(self, state_dict: dict[str, torch.Tensor], prefix: str, loading: Loading) -> None:
-        """
-        Bring the keys of GenerativeModels 0.1 to this release's. Changes ``state_dict``.
-
-        The blocks of its VQVAE had no ``blocks.`` before their number; the attention of its AutoencoderKL computed q, k
-        and v, and its output projection, by convolutions of size 1.
-
-        Raises:
-            RuntimeError: if the checkpoint is known to need transposed convolutions that this network has not.
-        """
-        for number, block in enumerate(self.blocks):
-            rename_prefix(state_dict, f"{prefix}{number}.", f"{prefix}blocks.{number}.")
-            foreign = any(key.startswith(f"{prefix}blocks.{number}.conv.") for key in state_dict)
-            if foreign and isinstance(block, WrappedUpsample) and loading.facts.transposed_upsampling:
-                raise RuntimeError(
-                    f"{prefix}blocks.{number}: the transposed convolutions of GenerativeModels have a kernel of size "
-                    "3, which AutoencoderKL cannot represent: AutoencoderKlMaisi(use_convtranspose=True) can."
-                )
-            if isinstance(block, SpatialAttentionBlock):
-                for old, new in {"q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "out_proj"}.items():
-                    linear = f"{prefix}blocks.{number}.attn.{new}."
-                    rename_prefix(state_dict, f"{prefix}blocks.{number}.{old}.conv.", linear)
-                    if state_dict.get(f"{linear}weight", torch.empty(0)).dim() > 2:
-                        state_dict[f"{linear}weight"] = state_dict[f"{linear}weight"].flatten(1)
+    layout_role = "blocks in a row"
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Run ``x``, (B, C, sizes), through the blocks."""

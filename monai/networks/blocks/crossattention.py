@@ -54,6 +54,7 @@ class CrossAttentionBlock(AttentionBlock):
     """
 
     attention_kind = "cross"
+    layout_role = "cross attention"
 
     def __init__(
         self,

@@ -75,6 +75,8 @@ class PatchEmbeddingBlock(nn.Module):
             is larger than the image or, with "perceptron", does not divide it, or a type is not one of those above.
     """
 
+    layout_role = "patch embedding"
+
     def __init__(
         self,
         in_channels: int,

@@ -19,7 +19,6 @@ import torch.nn as nn
 
 from monai.networks.blocks.attention.block import AttentionBlock
 from monai.networks.blocks.attention.options import resolve_projection
-from monai.networks.blocks.attention_loading import Loading
 
 __all__ = ["SABlock"]
 
@@ -55,6 +54,7 @@ class SABlock(AttentionBlock):
     """
 
     __constants__ = [*AttentionBlock.__constants__, "use_combined_linear"]
+    layout_role = "self attention"
 
     def __init__(
         self,
@@ -105,17 +105,6 @@ class SABlock(AttentionBlock):
             self.to_q = nn.Linear(self.hidden_input_size, self.inner_dim, bias=qkv_bias)
             self.to_k = nn.Linear(self.hidden_input_size, self.inner_dim, bias=qkv_bias)
             self.to_v = nn.Linear(self.hidden_input_size, self.inner_dim, bias=qkv_bias)
-
-    def adapt_state_dict(self, state_dict: dict[str, torch.Tensor], prefix: str, loading: Loading) -> None:
-        """Turn the linears of ``state_dict`` into the form that this block has, combined or separate, exactly."""
-        super().adapt_state_dict(state_dict, prefix, loading)
-        for kind in ("weight", "bias"):
-            combined = f"{prefix}qkv.{kind}"
-            separate = [f"{prefix}to_{name}.{kind}" for name in "qkv"]
-            if self.use_combined_linear and combined not in state_dict and all(k in state_dict for k in separate):
-                state_dict[combined] = torch.cat([state_dict.pop(k) for k in separate])
-            elif not self.use_combined_linear and combined in state_dict and not any(k in state_dict for k in separate):
-                state_dict.update(zip(separate, state_dict.pop(combined).chunk(3)))
 
     def forward(self, x: torch.Tensor, attn_mask: Optional[torch.Tensor] = None) -> torch.Tensor:
         """

@@ -15,9 +15,8 @@ from __future__ import annotations
 import torch
 import torch.nn as nn
 
-from monai.networks.blocks.attention_loading import Loading, SafeLoading, rename_prefix
-from monai.networks.blocks.attention_projection import write_identity
 from monai.networks.blocks.selfattention import SABlock
+from monai.networks.state_dict.hooks import SafeLoading
 
 __all__ = ["SpatialAttentionBlock"]
 
@@ -43,6 +42,8 @@ class SpatialAttentionBlock(SafeLoading):
         ValueError: if ``num_channels`` is not divisible by ``num_head_channels`` or ``norm_num_groups``.
         TypeError: if ``use_proj_attn`` is neither a bool nor None.
     """
+
+    layout_role = "spatial attention"
 
     def __init__(
         self,
@@ -73,24 +74,6 @@ class SpatialAttentionBlock(SafeLoading):
             use_flash_attention=use_flash_attention,
             use_proj_attn=use_proj_attn,
         )
-
-    def adapt_state_dict(self, state_dict: dict[str, torch.Tensor], prefix: str, loading: Loading) -> None:
-        """
-        Bring GenerativeModels' keys to this block's. Changes ``state_dict``.
-
-        Its first layout (``query``, ``key``, ``value``) used the output projection ``proj_attn``. The later one
-        (``to_q``, ``to_k``, ``to_v``) saved one that it never used: a block with a projection gets an identity instead.
-        """
-        if f"{prefix}query.weight" in state_dict:
-            for name in ("query", "key", "value"):
-                rename_prefix(state_dict, f"{prefix}{name}.", f"{prefix}attn.to_{name[0]}.")
-            rename_prefix(state_dict, f"{prefix}proj_attn.", f"{prefix}attn.out_proj.")
-        elif all(f"{prefix}to_{name}.weight" in state_dict for name in "qkv"):
-            for name in ("weight", "bias"):
-                state_dict.pop(f"{prefix}proj_attn.{name}", None)
-            rename_prefix(state_dict, f"{prefix}to_", f"{prefix}attn.to_")
-            if self.attn.use_proj_attn:
-                write_identity(self.attn, state_dict, f"{prefix}attn.")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """

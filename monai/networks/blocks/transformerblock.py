@@ -18,11 +18,10 @@ import torch
 import torch.nn as nn
 
 from monai.networks.blocks.attention.options import AttentionOptions, check_sizes
-from monai.networks.blocks.attention_loading import Loading, SafeLoading, rename_prefix
-from monai.networks.blocks.attention_projection import note_stale_cross_attention
 from monai.networks.blocks.crossattention import CrossAttentionBlock
 from monai.networks.blocks.mlp import MLPBlock
 from monai.networks.blocks.selfattention import SABlock
+from monai.networks.state_dict.hooks import SafeLoading
 
 __all__ = ["TransformerBlock", "transformer_stack"]
 
@@ -41,8 +40,8 @@ class TransformerBlock(SafeLoading):
         save_attn: whether both attentions keep their last matrix in ``att_mat``. Defaults to False.
         causal: whether self attention looks at earlier tokens only. Defaults to False.
         sequence_length: number of tokens, required where ``causal`` is True.
-        with_cross_attention: whether the block attends to a context. Without it the block owns no weight of a cross
-            attention: ``cross_attn`` and ``norm_cross_attn`` are identities. Defaults to False.
+        with_cross_attention: whether the block attends to a context. Without it ``cross_attn`` is an identity, and
+            ``norm_cross_attn`` a frozen norm that no output depends on. Defaults to False.
         use_flash_attention: accepted and checked; the fused kernel is used either way. Defaults to False.
         include_fc: whether self attention has an output projection, where ``use_proj_attn`` is None. Defaults to True.
         use_combined_linear: whether self attention computes q, k and v with one linear. Defaults to True.
@@ -57,6 +56,7 @@ class TransformerBlock(SafeLoading):
 
     # a constant, so that TorchScript does not compile the cross attention of a block that has none
     __constants__ = ["with_cross_attention"]
+    layout_role = "transformer block"
 
     def __init__(
         self,
@@ -93,10 +93,10 @@ class TransformerBlock(SafeLoading):
             use_proj_attn=use_proj_attn,
         )
         self.norm2 = nn.LayerNorm(hidden_size)
-        self.norm_cross_attn: nn.LayerNorm | nn.Identity = nn.Identity()
+        # without a cross attention it is not used: frozen, so that nobody waits for its gradient
+        self.norm_cross_attn = nn.LayerNorm(hidden_size).requires_grad_(with_cross_attention)
         self.cross_attn: CrossAttentionBlock | nn.Identity = nn.Identity()
         if with_cross_attention:
-            self.norm_cross_attn = nn.LayerNorm(hidden_size)
             self.cross_attn = CrossAttentionBlock(
                 hidden_size,
                 num_heads,
@@ -107,31 +107,10 @@ class TransformerBlock(SafeLoading):
                 use_proj_attn=use_proj_attn,
             )
 
-    def adapt_state_dict(self, state_dict: dict[str, torch.Tensor], prefix: str, loading: Loading) -> None:
-        """
-        Bring the keys of older blocks to this block's. Changes ``state_dict``.
-
-        GenerativeModels called the feed-forward norm ``norm3`` and the cross attention's ``norm2``; MONAI 1.4 to 1.6
-        wrote weights of a cross attention that the block never used.
-
-        Raises:
-            RuntimeError: if the checkpoint uses a cross attention and this block has none.
-        """
-        if prefix + "norm3.weight" in state_dict:
-            used = any(key.startswith(prefix + "cross_attn.") for key in state_dict)
-            if used and not self.with_cross_attention:
-                raise RuntimeError(
-                    f"{prefix}cross_attn.*: the checkpoint attends to a context, this block does not: build it with "
-                    "with_cross_attention=True."
-                )
-            rename_prefix(state_dict, prefix + "norm2.", prefix + "norm_cross_attn.")
-            rename_prefix(state_dict, prefix + "norm3.", prefix + "norm2.")
-        if self.with_cross_attention:
-            note_stale_cross_attention(state_dict, prefix, loading)
-        else:
-            stale = (prefix + "cross_attn.", prefix + "norm_cross_attn.")
-            for key in [key for key in state_dict if key.startswith(stale)]:
-                del state_dict[key]
+    def idle_keys(self) -> list[str]:
+        """Keys of parameters that no output depends on: a checkpoint may lack them."""
+        norm = isinstance(self.norm_cross_attn, nn.LayerNorm) and not self.with_cross_attention
+        return ["norm_cross_attn.weight", "norm_cross_attn.bias"] if norm else []
 
     def forward(
         self,

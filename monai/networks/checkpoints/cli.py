@@ -27,7 +27,7 @@ from typing import Any, NoReturn
 
 from .command_line import UsageError, in_flags, make_parser
 from .conversion import convert_checkpoint
-from .facts import CheckpointFacts
+from monai.networks.state_dict.rules import CheckpointFacts
 from .inspection import inspect_checkpoint
 from .network_config import raw_network_config, read_network_config
 from .refusal import CheckpointRefused

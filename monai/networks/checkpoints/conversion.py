@@ -21,10 +21,10 @@ from typing import Any
 import torch
 import torch.nn as nn
 
-from monai.networks.blocks.attention_loading import adapted_state_dict
+from monai.networks.state_dict.hooks import adapted_state_dict
 
-from .facts import CheckpointFacts
-from .layouts import Layout, recognize_layouts
+from monai.networks.state_dict.rules import CheckpointFacts
+from monai.networks.state_dict.layouts import Layout, recognize_layouts
 from .network_config import NetworkConfig
 from .reading import read_checkpoint
 from .refusal import refusing

@@ -21,11 +21,11 @@ from pathlib import Path
 
 import torch
 
-from .layouts import Layout, recognize_layouts
+from monai.networks.state_dict.layouts import Layout, recognize_layouts
 from .progress import bar
 from .reading import Checkpoint, read_checkpoint, read_networks
 from .refusal import refusing
-from .untrained import never_trained, only_one_untrained
+from monai.networks.state_dict.untrained import never_trained, only_one_untrained
 
 __all__ = [
     "PROJECTION_STATES",

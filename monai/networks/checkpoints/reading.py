@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 import torch.nn as nn
 
-from .facts import CheckpointFacts
+from monai.networks.state_dict.rules import CheckpointFacts
 from .files import Contents, open_checkpoint
 from .wrappers import Network, as_number, checked, choose_network, find_networks
 
@@ -109,7 +109,7 @@ def load_checkpoint(
         net = DiffusionModelUNet(spatial_dims=2, in_channels=1, out_channels=1, ...)
         load_checkpoint(net, "generative_models_0.2.3.pt")
     """
-    from monai.networks.blocks.attention_loading import OldCheckpoints, adapted_state_dict  # which imports this package
+    from monai.networks.state_dict.hooks import OldCheckpoints, adapted_state_dict
 
     if facts is not None and not strict:
         raise ValueError(f"{facts} need strict=True: a partial load leaves out what they are about.")

@@ -23,17 +23,16 @@ import torch.nn as nn
 from monai.apps.generation.maisi.networks.autoencoderkl_maisi import AutoencoderKlMaisi
 from monai.networks.blocks.attention.block import AttentionBlock
 from monai.networks.blocks.attention.mask import lower_triangle
-from monai.networks.blocks.attention_projection import write_identity
 from monai.networks.blocks.crossattention import CrossAttentionBlock
 from monai.networks.blocks.diffusion.network import DiffusionBackbone
 from monai.networks.blocks.selfattention import SABlock
-from monai.networks.blocks.transformerblock import TransformerBlock
 from monai.networks.nets.masked_autoencoder_vit import MaskedAutoEncoderViT
 from monai.networks.nets.spade_diffusion_model_unet import SPADEDiffusionModelUNet
 from monai.networks.nets.unetr import UNETR
 from monai.networks.nets.vit import ViT
 from monai.networks.nets.vitautoenc import ViTAutoEnc
 from monai.networks.nets.vqvae import VQVAE
+from monai.networks.state_dict.projections import Attention, identity
 
 __all__ = ["release_arguments", "release_state_dict"]
 
@@ -49,7 +48,7 @@ def release_state_dict(net: nn.Module, state_dict: dict[str, torch.Tensor]) -> d
     """
     Bring a state dict to the layout that MONAI 1.6 loads strictly, to the same outputs.
 
-    The release saves causal masks and the norms of absent cross attentions; where it builds a projection or a linear
+    The release saves causal masks; where it builds a projection or a linear
     that ``net`` lacks, an identity and the split or joined weights stand in, which compute the same.
 
     Args:
@@ -67,12 +66,8 @@ def release_state_dict(net: nn.Module, state_dict: dict[str, torch.Tensor]) -> d
     masks: dict[int, torch.Tensor] = {}
     for path, block, fixed, deaf in _blocks(net):
         prefix = f"{path}." if path else ""
-        if isinstance(block, TransformerBlock):
-            if not block.with_cross_attention:
-                _add_norm(adapted, prefix)
-            continue
         if not block.use_proj_attn and (fixed or deaf or isinstance(block, CrossAttentionBlock)):
-            write_identity(block, adapted, prefix)
+            adapted.update(identity(Attention(block, prefix, ""), adapted))
         if isinstance(block, SABlock):
             _set_linears(adapted, prefix, fixed or (block.use_combined_linear and not deaf))
         if block.causal:
@@ -100,26 +95,19 @@ def release_arguments(net: nn.Module, arguments: dict[str, Any]) -> dict[str, An
 
 def _blocks(net: nn.Module) -> Iterator[tuple[str, Any, bool, bool]]:
     """
-    Path and attention block or transformer block, and whether the release builds it in its one fixed way, or without
+    Path and attention block, and whether the release builds it in its one fixed way, or without
     the network's options.
     """
     fixed = _prefixes(net, FIXED)
     deaf = tuple(f"{prefix}up_blocks." for prefix in _prefixes(net, DEAF_UPWARD))
     for path, module in net.named_modules():
-        if isinstance(module, (AttentionBlock, TransformerBlock)):
+        if isinstance(module, AttentionBlock):
             yield path, module, f"{path}.".startswith(fixed), f"{path}.".startswith(deaf)
 
 
 def _prefixes(net: nn.Module, kinds: type | tuple[type, ...]) -> tuple[str, ...]:
     """What the keys begin with of the networks of these kinds, ``net`` itself or in it."""
     return tuple(f"{path}." if path else "" for path, module in net.named_modules() if isinstance(module, kinds))
-
-
-def _add_norm(adapted: dict[str, torch.Tensor], prefix: str) -> None:
-    """Add the norm of a cross attention that is not there, which computes nothing."""
-    like = adapted[f"{prefix}norm1.weight"]
-    adapted[f"{prefix}norm_cross_attn.weight"] = torch.ones(like.shape, dtype=like.dtype)
-    adapted[f"{prefix}norm_cross_attn.bias"] = torch.zeros(like.shape, dtype=like.dtype)
 
 
 def _set_linears(adapted: dict[str, torch.Tensor], prefix: str, combined: bool) -> None:

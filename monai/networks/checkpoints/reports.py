@@ -23,7 +23,7 @@ from typing import Any
 from .command_line import in_flags
 from .conversion import Conversion
 from .inspection import PROJECTION_STATES, AttentionReport, FileReport, NetworkReport
-from .layouts import Layout
+from monai.networks.state_dict.layouts import Layout
 from .verification import Comparison, OutputReport, Verification
 
 __all__ = ["as_json", "as_text", "table"]

@@ -25,8 +25,8 @@ from typing import Any
 import torch
 import torch.nn as nn
 
-from .facts import CheckpointFacts
-from .layouts import Layout, recognize_layouts
+from monai.networks.state_dict.rules import CheckpointFacts
+from monai.networks.state_dict.layouts import Layout, recognize_layouts
 from .network_config import NetworkConfig
 from .reading import load_checkpoint
 from .reference_process import reference_command, run_reference

@@ -19,11 +19,11 @@ import torch
 import torch.nn as nn
 
 from monai.networks.blocks.attention.options import AttentionOptions
-from monai.networks.blocks.attention_loading import OldCheckpoints
 from monai.networks.blocks.patchembedding import PatchEmbeddingBlock
 from monai.networks.blocks.pos_embed_utils import build_sincos_position_embedding
 from monai.networks.blocks.transformerblock import transformer_stack
 from monai.networks.layers import trunc_normal_
+from monai.networks.state_dict.hooks import OldCheckpoints
 from monai.utils import ensure_tuple_rep
 from monai.utils.module import look_up_option
 

@@ -17,7 +17,6 @@ from typing import Optional
 import torch
 import torch.nn as nn
 
-from monai.networks.blocks.attention_loading import Loading, rename_prefix
 from monai.networks.blocks.diffusion.layers import (  # noqa: F401
     DiffusionUnetDownsample,
     DiffusionUNetResnetBlock,
@@ -30,7 +29,6 @@ from monai.networks.blocks.diffusion.layers import (  # noqa: F401
 from monai.networks.blocks.diffusion.network import DiffusionUNetBackbone, NetworkPlan
 from monai.networks.blocks.diffusion.stages import StageOptions, UpStage
 from monai.networks.blocks.diffusion.unet_blocks import get_down_block, get_mid_block  # noqa: F401
-from monai.networks.blocks.selfattention import SABlock
 from monai.networks.blocks.spade_norm import SPADE
 
 __all__ = ["SPADEDiffusionModelUNet"]
@@ -47,6 +45,8 @@ class SPADEDiffResBlock(ResidualBlock):
 
     The other arguments are those of :class:`DiffusionUNetResnetBlock`.
     """
+
+    layout_role = "spade residual block"
 
     def __init__(
         self,
@@ -73,11 +73,6 @@ class SPADEDiffResBlock(ResidualBlock):
             )
 
         super().__init__(spatial_dims, in_channels, temb_channels, out_channels, up, down, make_norm)
-
-    def adapt_state_dict(self, state_dict: dict[str, torch.Tensor], prefix: str, loading: Loading) -> None:
-        """Unwrap the norms that GenerativeModels kept in a layer named ``N``. Changes ``state_dict``."""
-        for norm in ("norm1", "norm2"):
-            rename_prefix(state_dict, f"{prefix}{norm}.param_free_norm.N.", f"{prefix}{norm}.param_free_norm.")
 
     def forward(self, x: torch.Tensor, emb: torch.Tensor, seg: torch.Tensor) -> torch.Tensor:
         """
@@ -277,6 +272,9 @@ class SPADEDiffusionModelUNet(DiffusionUNetBackbone):
     The other arguments, and the errors, are those of ``DiffusionModelUNet``.
     """
 
+    # the release's upward path has output projections whether or not the others do: a checkpoint tells apart
+    projection_groups = ("up_blocks",)
+
     def __init__(
         self,
         spatial_dims: int,
@@ -306,10 +304,6 @@ class SPADEDiffusionModelUNet(DiffusionUNetBackbone):
         self.label_nc = label_nc
         up_kinds = (SPADEUpBlock, SPADEAttnUpBlock, SPADECrossAttnUpBlock)
         self.add_stages(plan, out_channels, self.time_embed_dim, up_kinds)
-        # the release's upward path has output projections whether or not the others do: a checkpoint tells apart
-        for block in self.up_blocks.modules():
-            if isinstance(block, SABlock):
-                block.attention_kind = "upward self"
 
     def forward(
         self,

@@ -19,8 +19,8 @@ import torch.nn.functional as F
 
 from monai.networks.blocks.attention.cache import CachedTransformerBlock
 from monai.networks.blocks.attention.options import AttentionOptions
-from monai.networks.blocks.attention_loading import OldCheckpoints
 from monai.networks.blocks.transformerblock import transformer_stack
+from monai.networks.state_dict.hooks import OldCheckpoints
 
 __all__ = ["CachedDecoder", "DecoderOnlyTransformer"]
 

@@ -16,10 +16,10 @@ from typing import Any
 
 import torch
 
-from monai.networks.blocks.attention_loading import OldCheckpoints
 from monai.networks.blocks.dynunet_block import UnetOutBlock
 from monai.networks.blocks.unetr_block import UnetrBasicBlock, UnetrPrUpBlock, UnetrUpBlock
 from monai.networks.nets.vit import ViT
+from monai.networks.state_dict.hooks import OldCheckpoints
 from monai.utils import ensure_tuple_rep
 
 __all__ = ["UNETR"]
@@ -61,6 +61,8 @@ class UNETR(OldCheckpoints):
         net = UNETR(in_channels=1, out_channels=2, img_size=(96, 64), spatial_dims=2)
         logits = net(torch.randn(4, 1, 96, 64))
     """
+
+    layout_role = "unetr"
 
     def __init__(
         self,

@@ -17,9 +17,9 @@ import torch
 import torch.nn as nn
 
 from monai.networks.blocks.attention.options import AttentionOptions
-from monai.networks.blocks.attention_loading import OldCheckpoints
 from monai.networks.blocks.patchembedding import PatchEmbeddingBlock
 from monai.networks.blocks.transformerblock import transformer_stack
+from monai.networks.state_dict.hooks import OldCheckpoints
 
 __all__ = ["ViT"]
 

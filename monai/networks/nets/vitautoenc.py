@@ -18,10 +18,10 @@ import torch
 import torch.nn as nn
 
 from monai.networks.blocks.attention.options import AttentionOptions
-from monai.networks.blocks.attention_loading import OldCheckpoints
 from monai.networks.blocks.patchembedding import PatchEmbeddingBlock
 from monai.networks.blocks.transformerblock import transformer_stack
 from monai.networks.layers import Conv
+from monai.networks.state_dict.hooks import OldCheckpoints
 from monai.utils import ensure_tuple_rep, is_sqrt
 
 __all__ = ["ViTAutoEnc"]
@@ -57,6 +57,8 @@ class ViTAutoEnc(OldCheckpoints):
             ``save_attn``.
         TypeError: if ``use_proj_attn`` is neither a bool nor None.
     """
+
+    layout_role = "vit autoencoder"
 
     def __init__(
         self,

@@ -17,13 +17,13 @@ from typing import Any
 import torch
 import torch.nn as nn
 
-from monai.networks.blocks.attention_loading import OldCheckpoints
 from monai.networks.blocks.autoencoder import Cascade, recomputed
 from monai.networks.blocks.convolutions import Convolution
 from monai.networks.blocks.diffusion.layers import convolution
 from monai.networks.layers.factories import Act
 from monai.networks.layers.utils import get_act_layer
 from monai.networks.layers.vector_quantizer import EMAQuantizer, VectorQuantizer
+from monai.networks.state_dict.hooks import OldCheckpoints
 
 __all__ = ["VQVAE"]
 

@@ -39,7 +39,7 @@ from parameterized import parameterized
 from monai.data import MetaTensor
 from monai.handlers import CheckpointLoader
 from monai.networks import nets
-from monai.networks.blocks.attention_loading import adapted_state_dict
+from monai.networks.state_dict.hooks import adapted_state_dict
 from monai.networks.checkpoints import CheckpointFacts, load_checkpoint, networks_in, read_checkpoint
 from monai.networks.checkpoints.safetensors import write_safetensors
 from monai.networks.nets import DiffusionModelUNet, ViT

@@ -28,9 +28,8 @@ from monai.networks.blocks.attention.kernels import (
 from monai.networks.blocks.attention.mask import lower_triangle, resolve_mask
 from monai.networks.blocks.attention.options import check_sizes
 from monai.networks.blocks.attention.positions import DecomposedRelativePosEmbedding, sum_over_axes
-from monai.networks.blocks.attention_loading import Loading, SafeLoading
-from monai.networks.blocks.attention_projection import adapt_projection
 from monai.networks.layers.utils import get_rel_pos_embedding_layer
+from monai.networks.state_dict.hooks import SafeLoading
 
 __all__ = ["AttentionBlock"]
 
@@ -123,14 +122,6 @@ class AttentionBlock(SafeLoading):
             )
         # an embedding of the user's own only knows how to change a matrix of logits
         self.fused_rel_pos = isinstance(self.rel_positional_embedding, DecomposedRelativePosEmbedding)
-
-    def adapt_state_dict(self, state_dict: dict[str, torch.Tensor], prefix: str, loading: Loading) -> None:
-        """
-        Bring the output projection to this block's form; drop the causal mask that older releases saved, which follows
-        from the arguments. Changes ``state_dict``.
-        """
-        state_dict.pop(prefix + "causal_mask", None)
-        adapt_projection(self, state_dict, prefix, loading)
 
     def split_heads(self, x: torch.Tensor) -> torch.Tensor:
         """(B, N, heads x D) to (B, heads, N, D)."""

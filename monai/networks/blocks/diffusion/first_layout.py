@@ -10,48 +10,30 @@
 # limitations under the License.
 
 
-"""The keys of the first diffusion U-Nets, from before GenerativeModels 0.1.0, which came from latent diffusion."""
+"""Where the parts of the first diffusion U-Nets, from before GenerativeModels 0.1.0, stand in the present ones."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import Any
 
-import torch
 import torch.nn as nn
 
-from monai.networks.blocks.attention_loading import rename_prefix
-from monai.networks.blocks.diffusion.layers import ResidualBlock, WrappedUpsample
-from monai.networks.blocks.spatialattention import SpatialAttentionBlock
+from monai.networks.state_dict.rules import Rename
 
-__all__ = ["adapt_first_layout"]
+__all__ = ["first_places"]
 
 
-def adapt_first_layout(net: Any, state_dict: dict[str, torch.Tensor], prefix: str) -> None:
+def first_places(net: Any) -> list[Rename]:
     """
-    Bring the first layout's keys to a network's. Changes ``state_dict``.
-
-    Its blocks are numbered one after another (``input_blocks``, ``middle_block``, ``output_blocks``): which residual
-    block, attention or sampler a number stands for follows from the network's levels. One convolution gives q, k and v,
-    interleaved by heads, whose number the network knows, too. A key that finds no place keeps its name, and so is
-    refused.
+    Renames of all parts of a network. Its first layout numbers them one after another (``input_blocks``,
+    ``middle_block``, ``output_blocks``): which residual block, attention or sampler a number stands for follows from
+    the network's levels.
 
     Args:
         net: a :class:`DiffusionUNetBackbone`.
-        state_dict: the checkpoint.
-        prefix: of the network's keys.
     """
-    for old, new in _places(net):
-        rename_prefix(state_dict, prefix + old, prefix + new)
-    for path, module in net.named_modules():
-        if isinstance(module, ResidualBlock):
-            _adapt_residual(state_dict, f"{prefix}{path}.")
-        elif isinstance(module, WrappedUpsample):
-            rename_prefix(state_dict, f"{prefix}{path}.conv.", f"{prefix}{path}.postconv.")
-        elif isinstance(module, SpatialAttentionBlock):
-            _adapt_attention(module, state_dict, f"{prefix}{path}.")
-    _name_convolutions(net, state_dict, prefix)
+    return [Rename(old, new) for old, new in _places(net)]
 
 
 def _places(net: Any) -> Iterator[tuple[str, str]]:
@@ -90,44 +72,3 @@ def _has_weights(module: nn.Module) -> bool:
 def _numbered_places(old: str, paths: list[str]) -> Iterator[tuple[str, str]]:
     for number, path in enumerate(paths):
         yield f"{old}.{number}.", f"{path}."
-
-
-def _adapt_residual(state_dict: dict[str, torch.Tensor], prefix: str) -> None:
-    """Norm and convolution are the first and last numbered layers of ``in_layers``, and of ``out_layers``."""
-    for layers, norm, conv in (("in_layers", "norm1", "conv1"), ("out_layers", "norm2", "conv2")):
-        numbers = _layer_numbers(state_dict, f"{prefix}{layers}.")
-        if len(numbers) == 2:
-            rename_prefix(state_dict, f"{prefix}{layers}.{numbers[0]}.", f"{prefix}{norm}.")
-            rename_prefix(state_dict, f"{prefix}{layers}.{numbers[1]}.", f"{prefix}{conv}.")
-    for number in _layer_numbers(state_dict, f"{prefix}emb_layers."):
-        rename_prefix(state_dict, f"{prefix}emb_layers.{number}.", f"{prefix}time_emb_proj.")
-
-
-def _layer_numbers(state_dict: dict[str, torch.Tensor], prefix: str) -> list[int]:
-    pattern = re.compile(re.escape(prefix) + r"(\d+)\.")
-    return sorted({int(match[1]) for match in map(pattern.match, state_dict) if match})
-
-
-def _adapt_attention(block: SpatialAttentionBlock, state_dict: dict[str, torch.Tensor], prefix: str) -> None:
-    """The rows of ``qkv`` are ordered by head, then by q, k and v, then by the head's channels."""
-    for wrapped in ("conv.", ""):
-        rename_prefix(state_dict, f"{prefix}proj_out.{wrapped}", f"{prefix}attn.out_proj.")
-        for kind in ("weight", "bias"):
-            rows = state_dict.get(f"{prefix}qkv.{wrapped}{kind}")
-            if rows is None or rows.shape[0] != 3 * block.attn.inner_dim:
-                continue
-            del state_dict[f"{prefix}qkv.{wrapped}{kind}"]
-            separate = rows.reshape(block.attn.num_heads, 3, block.attn.head_dim, -1).transpose(0, 1).flatten(1, 2)
-            for name, values in zip("qkv", separate):
-                state_dict[f"{prefix}attn.to_{name}.{kind}"] = values if kind == "weight" else values[:, 0]
-    weight = f"{prefix}attn.out_proj.weight"
-    if weight in state_dict:
-        state_dict[weight] = state_dict[weight].flatten(1)
-
-
-def _name_convolutions(net: nn.Module, state_dict: dict[str, torch.Tensor], prefix: str) -> None:
-    """Give the weights of bare convolutions the keys of wrapped ones."""
-    for key in net.state_dict():
-        path, wrapped, kind = key.rpartition("conv.")
-        if wrapped and kind in ("weight", "bias") and f"{prefix}{path}{kind}" in state_dict:
-            state_dict[f"{prefix}{key}"] = state_dict.pop(f"{prefix}{path}{kind}")

@@ -20,7 +20,6 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from monai.networks.blocks.attention.options import AttentionOptions
-from monai.networks.blocks.attention_loading import Loading, rename_prefix
 from monai.networks.blocks.convolutions import Convolution
 from monai.networks.blocks.crossattention import CrossAttentionBlock
 from monai.networks.blocks.mlp import MLPBlock
@@ -123,10 +122,7 @@ class BuiltFromOptions(nn.Module):
 class WrappedUpsample(UpSample):
     """An :class:`UpSample` that is called with a time embedding too, which it does not use."""
 
-    def adapt_state_dict(self, state_dict: dict[str, torch.Tensor], prefix: str, loading: Loading) -> None:
-        """Give the convolution its key: in GenerativeModels it was named ``conv``. Changes ``state_dict``."""
-        if hasattr(self, "postconv"):
-            rename_prefix(state_dict, prefix + "conv.", prefix + "postconv.")
+    layout_role = "nearest upsampling"
 
     def forward(self, x: torch.Tensor, emb: Optional[torch.Tensor] = None) -> torch.Tensor:
         """(B, C, sizes) to the upsampled image."""
@@ -214,6 +210,8 @@ class ResidualBlock(nn.Module):
 
     The other arguments are those of :class:`DiffusionUNetResnetBlock`.
     """
+
+    layout_role = "diffusion residual block"
 
     def __init__(
         self,
@@ -329,6 +327,8 @@ class DiffusionUNetTransformerBlock(BuiltFromOptions):
         TypeError: if ``use_proj_attn`` is neither a bool nor None.
     """
 
+    layout_role = "diffusion transformer"
+
     def __init__(
         self,
         num_channels: int,
@@ -366,34 +366,6 @@ class DiffusionUNetTransformerBlock(BuiltFromOptions):
         self.norm1 = nn.LayerNorm(num_channels)
         self.norm2 = nn.LayerNorm(num_channels)
         self.norm3 = nn.LayerNorm(num_channels)
-
-    def adapt_state_dict(self, state_dict: dict[str, torch.Tensor], prefix: str, loading: Loading) -> None:
-        """
-        Bring GenerativeModels' keys to this block's. Changes ``state_dict``.
-
-        Release 0.1.0 did not divide the logits by the square root of the head's width: then the queries are scaled up.
-
-        Raises:
-            RuntimeError: if the keys are those of GenerativeModels 0.1 and it is not known how attention was scaled.
-        """
-        for name in ("attn1", "attn2"):
-            rename_prefix(state_dict, f"{prefix}{name}.to_out.0.", f"{prefix}{name}.out_proj.")
-        if not any(key.startswith(f"{prefix}ff.net.") for key in state_dict):
-            return
-        scaled = loading.facts.cross_attention_scaled
-        if scaled is None:
-            raise RuntimeError(
-                f"{prefix}ff.net.*: GenerativeModels 0.1 wrote this transformer, and its keys do not tell whether its "
-                "attention divided the logits by sqrt(num_head_channels). Load it by load_old_state_dict(state_dict, "
-                "facts=CheckpointFacts(cross_attention_scaled=False)) if it was release 0.1.0, which did not, and "
-                "with True if it was a revision after it, which did."
-            )
-        rename_prefix(state_dict, f"{prefix}ff.net.0.proj.", f"{prefix}ff.linear1.")
-        rename_prefix(state_dict, f"{prefix}ff.net.2.", f"{prefix}ff.linear2.")
-        for name in ("attn1", "attn2"):
-            queries = f"{prefix}{name}.to_q.weight"
-            if not scaled and queries in state_dict:
-                state_dict[queries] = state_dict[queries] * math.sqrt(self.attn1.head_dim)
 
     def forward(self, x: torch.Tensor, context: Optional[torch.Tensor] = None) -> torch.Tensor:
         """

@@ -18,8 +18,7 @@ from typing import Any, Optional
 import torch
 import torch.nn as nn
 
-from monai.networks.blocks.attention_loading import Loading, OldCheckpoints
-from monai.networks.blocks.diffusion.first_layout import adapt_first_layout
+from monai.networks.blocks.diffusion.first_layout import first_places
 from monai.networks.blocks.diffusion.layers import convolution, embedding_mlp, get_timestep_embedding, zero_module
 from monai.networks.blocks.diffusion.stages import DownStage, MidStage, StageOptions, UpStage
 from monai.networks.blocks.diffusion.unet_blocks import (
@@ -32,6 +31,8 @@ from monai.networks.blocks.diffusion.unet_blocks import (
     DownBlock,
     UpBlock,
 )
+from monai.networks.state_dict.hooks import OldCheckpoints
+from monai.networks.state_dict.rules import Part
 from monai.utils import ensure_tuple_rep
 
 __all__ = ["DiffusionBackbone", "DiffusionUNetBackbone", "NetworkPlan"]
@@ -225,10 +226,13 @@ class DiffusionUNetBackbone(DiffusionBackbone):
     A subclass registers its embeddings and then calls :meth:`add_stages`.
     """
 
-    def adapt_state_dict(self, state_dict: dict[str, torch.Tensor], prefix: str, loading: Loading) -> None:
-        """Bring the keys of the first U-Nets to this network's. Changes ``state_dict``."""
-        if "input_blocks" in loading.layouts:
-            adapt_first_layout(self, state_dict, prefix)
+    layout_role = "whole diffusion network"
+
+    def adapt_state_dict(self, part: Part) -> None:
+        """Bring the keys of the first U-Nets to the places of this network's. Changes the checkpoint."""
+        if part.foreign("input_blocks."):
+            for rule in first_places(self):
+                rule.apply(part)
 
     def add_stages(self, plan: NetworkPlan, out_channels: int, temb_channels: int, up_kinds=UP_STAGES) -> None:
         """

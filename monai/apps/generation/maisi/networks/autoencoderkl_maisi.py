@@ -26,7 +26,6 @@ from monai.apps.generation.maisi.networks.large_volumes import (
     split_convolution,
 )
 from monai.networks.blocks.attention.options import AttentionOptions
-from monai.networks.blocks.attention_loading import Loading
 from monai.networks.blocks.autoencoder import (
     AEKLResBlock,
     Cascade,
@@ -38,6 +37,7 @@ from monai.networks.blocks.autoencoder import (
 )
 from monai.networks.blocks.diffusion.layers import attention_options
 from monai.networks.nets.autoencoderkl import AutoencoderKL
+from monai.networks.state_dict.rules import Misfit, Part
 
 __all__ = [
     "AutoencoderKlMaisi",
@@ -81,23 +81,21 @@ class MaisiUpsample(nn.Module):
         self.mode = ("linear", "bilinear", "trilinear")[spatial_dims - 1]
         self.save_mem = save_mem
 
-    def adapt_state_dict(self, state_dict: dict[str, torch.Tensor], prefix: str, loading: Loading) -> None:
+    def adapt_state_dict(self, part: Part) -> None:
         """
         Refuse the weights of an upsampling of another kind: their shapes would fit.
 
         The transposed convolutions of GenerativeModels are those of this network, but their keys are those of its
-        nearest-neighbor upsampling, too. So are the keys of this network, with and without transposed convolutions.
+        nearest-neighbor upsampling, too.
 
         Raises:
-            RuntimeError: if the keys are those of another autoencoder, unless both are known to have used transposed
-                convolutions; or if this one is known to have been built otherwise.
+            Misfit: if the keys are those of another autoencoder, unless both are known to have used transposed
+                convolutions.
         """
-        foreign = [name for name in ("conv.conv.weight", "postconv.conv.weight") if prefix + name in state_dict]
-        transposed = loading.facts.transposed_upsampling
+        foreign = [key for key in ("conv.conv.weight", "postconv.conv.weight") if part.has(key)]
         if not foreign:
-            if transposed not in (None, self.use_convtranspose):
-                raise RuntimeError(f"{prefix}conv: build this network with use_convtranspose={transposed}.")
             return
+        transposed = part.facts.transposed_upsampling
         if transposed and self.use_convtranspose and foreign[0].startswith("conv."):
             return
         remedy = "load it into AutoencoderKL."
@@ -106,9 +104,9 @@ class MaisiUpsample(nn.Module):
                 " Only if that network was built with use_convtranspose=True does it fit here: then load it by "
                 "load_old_state_dict(state_dict, facts=CheckpointFacts(transposed_upsampling=True))."
             )
-        raise RuntimeError(
-            f"{prefix}{foreign[0]}: an AutoencoderKL wrote this checkpoint, whose upsampling does not interpolate as "
-            f"AutoencoderKlMaisi does: {remedy}"
+        raise Misfit(
+            f"{part.prefix}{foreign[0]}: an AutoencoderKL wrote this checkpoint, whose upsampling does not interpolate "
+            f"as AutoencoderKlMaisi does: {remedy}"
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -398,3 +396,8 @@ class AutoencoderKlMaisi(AutoencoderKL):
         self.decoder = MaisiDecoder.from_options(
             decoder_blocks(parts, latent_channels, out_channels, levels, with_decoder_nonlocal_attn)
         )
+        self.use_convtranspose = use_convtranspose
+
+    def state_dict_facts(self) -> dict[str, bool]:
+        """Transposed convolutions have the keys and shapes of those that follow an interpolation."""
+        return {"use_convtranspose": bool(self.use_convtranspose)}

@@ -23,7 +23,6 @@ import torch
 import torch.nn as nn
 
 from monai.data.meta_tensor import MetaTensor
-from monai.networks.blocks.attention_loading import Loading, rename_prefix
 from monai.networks.blocks.autoencoder import becomes_a_graph
 from monai.networks.blocks.convolutions import Convolution
 
@@ -183,6 +182,8 @@ class MaisiConvolution(nn.Module):
         ValueError: if ``dim_split`` is not one of the spatial axes.
     """
 
+    layout_role = "split convolution"
+
     def __init__(
         self,
         spatial_dims: int,
@@ -239,11 +240,6 @@ class MaisiConvolution(nn.Module):
         self.dim_split = dim_split
         self.print_info = print_info
         self.save_mem = save_mem
-
-    def adapt_state_dict(self, state_dict: dict[str, torch.Tensor], prefix: str, loading: Loading) -> None:
-        """Give the weights of a convolution that was not wrapped the keys of this one. Changes ``state_dict``."""
-        for name in ("weight", "bias"):
-            rename_prefix(state_dict, f"{prefix}conv.{name}", f"{prefix}conv.conv.{name}")
 
     def _cast(self, x: torch.Tensor) -> torch.Tensor:
         """``x`` in the type of the weights."""

@@ -24,7 +24,7 @@ import torch.nn as nn
 from parameterized import parameterized
 
 from monai.networks.blocks import SABlock, SpatialAttentionBlock, TransformerBlock
-from monai.networks.blocks.attention_loading import OldCheckpoints, adapted_state_dict
+from monai.networks.state_dict.hooks import OldCheckpoints, adapted_state_dict
 from tests.release import max_difference, release_run
 
 torch.set_num_threads(1)

@@ -21,7 +21,7 @@ from parameterized import parameterized
 
 from monai.networks import CheckpointFacts
 from monai.networks.blocks import CrossAttentionBlock, SABlock, SpatialAttentionBlock, TransformerBlock
-from monai.networks.blocks.attention_loading import OldCheckpoints
+from monai.networks.state_dict.hooks import OldCheckpoints
 from tests.release import max_difference
 
 torch.set_num_threads(1)

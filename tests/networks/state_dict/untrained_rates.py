@@ -11,7 +11,7 @@
 
 
 """
-How often the test of untrained linears errs: ``python -m tests.networks.checkpoints.untrained_rates``.
+How often the test of untrained linears errs: ``python -m tests.networks.state_dict.untrained_rates``.
 
 Linears as torch makes them, which it should recognize, in several types; and networks of attention blocks, trained in
 several ways, whose projections were trained with the rest, and must not be dropped, or were not used, and should be
@@ -27,8 +27,8 @@ import torch
 import torch.nn as nn
 
 from monai.networks.blocks import SABlock
-from monai.networks.blocks.attention_loading import input_weights, projection_weights
-from monai.networks.checkpoints.untrained import never_trained, only_one_untrained
+from monai.networks.state_dict.projections import Attention
+from monai.networks.state_dict.untrained import never_trained, only_one_untrained
 
 Weights = list[tuple[list[torch.Tensor], list[torch.Tensor]]]
 """For each block of a network the weights of its projection, and those of q, k and v."""
@@ -110,8 +110,8 @@ def trained(width: int, optimizer: str, rate: float, steps: int, used: bool) -> 
         update.step()
     for block, projection in zip(blocks, projections):
         block.out_proj = projection
-    states = [block.state_dict() for block in blocks]
-    return [(projection_weights(state, ""), input_weights(state, "")) for state in states]
+    found = [(Attention(block, "", ""), block.state_dict()) for block in blocks]
+    return [(attention.projection(state), attention.inputs(state)) for attention, state in found]
 
 
 if __name__ == "__main__":

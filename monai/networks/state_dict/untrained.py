@@ -120,7 +120,7 @@ def only_one_untrained(one: Sequence[torch.Tensor], others: Sequence[torch.Tenso
     Tell whether a linear was never trained, and others beside it were, so far that it would show in this one, too.
 
     Of a network that was not trained, or hardly, nothing can be told: then the answer is False.
-    ``python -m tests.networks.checkpoints.untrained_rates`` measures how often it errs.
+    ``python -m tests.networks.state_dict.untrained_rates`` measures how often it errs.
 
     Args:
         one: weight and maybe bias of the linear.

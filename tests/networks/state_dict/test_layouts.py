@@ -18,8 +18,8 @@ import torch
 import torch.nn as nn
 from parameterized import parameterized
 
-from monai.networks.checkpoints.layouts import recognize_layouts, rivals
-from monai.networks.checkpoints.untrained import departure, never_trained, only_one_untrained
+from monai.networks.state_dict.layouts import recognize_layouts, rivals
+from monai.networks.state_dict.untrained import departure, never_trained, only_one_untrained
 
 torch.set_num_threads(1)
 LAYOUTS = [
