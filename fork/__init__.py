@@ -12,7 +12,8 @@
 """
 What turns this repository and a release of MONAI into a package.
 
-The release is the wheel that setup.cfg pins; every file of ``monai/`` takes the place of its namesake there, or is new.
+The release is the wheel that setup.cfg pins; every file of ``monai/`` takes the place of its namesake there, puts some
+definitions in the place of its namesake's (see ``amend``), or is new.
 Needs Python's standard library, pip and, for patches, git; the package that is built does not hold this folder.
 """
 

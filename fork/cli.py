@@ -19,8 +19,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fork.files import record_digests
-from fork.overlay import differences, is_linked, list_problems, merge, release_problems
+from fork.amend import Amendment
+from fork.overlay import amendments, differences, is_linked, list_problems, merge, release_problems
 from fork.patch import make_patch
 from fork.pin import ForkError, Pin, read_pin
 from fork.rebase import compare
@@ -30,7 +30,7 @@ __all__ = ["main"]
 
 EXAMPLES = """\
 examples:
-  python -m fork status                   what the fork replaces and adds, and whether all fits
+  python -m fork status                   what the fork replaces, amends and adds, and whether all fits
   python -m fork build --link             merged package in build/fork; an edit in monai/ takes effect there
   python -m fork build /tmp/merged        the same as plain files, elsewhere
   python -m fork patch -o attention.patch patch for an upstream pull request
@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--root", type=Path, help="the repository (default: the one that holds this program)")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    command = commands.add_parser("status", help="tell what the fork replaces and adds; exit 1 if something is off")
+    command = commands.add_parser("status", help="tell what the fork changes and adds; exit 1 if something is off")
     command.set_defaults(run=_status)
 
     command = commands.add_parser("build", help="merge the fork and the release into a folder")
@@ -83,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("-o", "--output", required=True, type=Path, metavar="FILE", help="where to write it")
     command.set_defaults(run=_patch)
 
-    command = commands.add_parser("rebase", help="tell what another release changed in the replaced files")
+    command = commands.add_parser("rebase", help="tell what another release changed in what the fork replaces")
     command.add_argument("version", metavar="VERSION", help="the release, such as 1.6.2")
     command.set_defaults(run=_rebase)
     return parser
@@ -96,8 +96,10 @@ def _status(pin: Pin, options: argparse.Namespace) -> int:
     print(f"version   {pin.full_version}")
     print(f"release   MONAI {pin.version}, {pin.wheel}, sha256 {pin.sha256}")
     print(f"wheel     {_wheel_state(pin)}")
+    amended: dict[str, Amendment] = {}
     if wheel:
-        problems += release_problems(pin, record_digests(pristine(pin.root)), pin.version)
+        problems += release_problems(pin, pristine(pin.root), pin.version)
+        amended = amendments(pin, pristine(pin.root), pin.version)
     merged = "not there yet"
     if tree.exists() and wheel and not problems:
         stale = differences(tree, pin, pristine(pin.root), is_linked(tree))
@@ -107,13 +109,20 @@ def _status(pin: Pin, options: argparse.Namespace) -> int:
     elif tree.exists():
         merged = f"{tree}, not compared"
     print(f"merged    {merged}")
-    for title, files in (("replaces", pin.replaces), ("adds", pin.adds)):
+    for title, files in (("replaces", pin.replaces), ("amends", pin.amends), ("adds", pin.adds)):
         print(f"{title:<9} {len(files)} files")
         for path, reason in files.items():
             print(f"  {path}\n      {reason}")
+            for verb, names in _definitions(amended.get(path)):
+                print(f"      {verb} {', '.join(names)}")
     for problem in problems:
         print(f"fork: {problem}", file=sys.stderr)
     return 1 if problems else 0
+
+
+def _definitions(amendment: Amendment | None) -> list[tuple[str, tuple[str, ...]]]:
+    both = [("replaces", amendment.replaced), ("adds", amendment.added)] if amendment else []
+    return [(verb, names) for verb, names in both if names]
 
 
 def _wheel_state(pin: Pin) -> str:

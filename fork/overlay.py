@@ -19,11 +19,22 @@ import shutil
 from collections.abc import Container, Iterable
 from pathlib import Path
 
+from fork.amend import Amendment, amend
 from fork.files import digest, package_digests, package_files, put_in_place, record_digests, scratch_folder
 from fork.pin import VERSION_FILE, ForkError, Pin, read_pin
 from fork.wheel import pristine
 
-__all__ = ["check", "differences", "is_linked", "list_problems", "merge", "release_problems", "version_source"]
+__all__ = [
+    "amendments",
+    "check",
+    "contents",
+    "differences",
+    "is_linked",
+    "list_problems",
+    "merge",
+    "release_problems",
+    "version_source",
+]
 
 VERSION_HEAD = "# Written by `python -m fork`: the release's version with the fork's label.\n"
 
@@ -34,7 +45,8 @@ def merge(target: Path | str, link: bool = False, root: Path | str | None = None
 
     Args:
         target: the folder; it may hold an older merge, and nothing else.
-        link: whether the fork's files are links, so that an edit here takes effect there.
+        link: whether the fork's files are links, so that an edit here takes effect there. After an edit of an amended
+            file the merge has to be made again.
         root: the repository; by default the one that holds this file.
 
     Returns:
@@ -61,25 +73,51 @@ def merge(target: Path | str, link: bool = False, root: Path | str | None = None
 def list_problems(pin: Pin) -> list[str]:
     """Where the lists of setup.cfg and the files of ``monai/`` disagree."""
     present = package_files(pin.root)
-    return [
-        f"'{path}' is in neither list of setup.cfg: add it there with the reason" for path in _minus(present, pin.files)
-    ] + [
-        f"setup.cfg lists '{path}', but there is no such file: bring it back, or take it off the list"
-        for path in _minus(pin.files, present)
+    unlisted, gone = _minus(present, pin.files), _minus(pin.files, present)
+    return [f"'{path}' is in none of the lists of setup.cfg: add it there with the reason" for path in unlisted] + [
+        f"setup.cfg lists '{path}', but there is no such file: bring it back, or take it off the list" for path in gone
     ]
 
 
-def release_problems(pin: Pin, files: Container[str], release: str) -> list[str]:
-    """Where the lists of setup.cfg and the files of a release disagree."""
-    return [
-        f"'{path}' should replace a file, but MONAI {release} holds no such file"
-        for path in _minus(pin.replaces, files)
-    ] + [f"'{path}' should be new, but MONAI {release} has such a file" for path in pin.adds if path in files]
+def release_problems(pin: Pin, release: Path, version: str) -> list[str]:
+    """
+    Where the fork and a release disagree: in the lists of setup.cfg, or in the definitions of amended files.
+
+    Args:
+        pin: the pin.
+        release: an unpacked release, the pinned one or another.
+        version: its version.
+    """
+    files = record_digests(release)
+    problems = [
+        f"'{path}' should {verb} a file, but MONAI {version} holds no such file"
+        for verb, paths in (("replace", pin.replaces), ("amend", pin.amends))
+        for path in _minus(paths, files)
+    ]
+    problems += [f"'{path}' should be new, but MONAI {version} has such a file" for path in pin.adds if path in files]
+    return problems + [text for each in amendments(pin, release, version).values() for text in each.problems]
+
+
+def amendments(pin: Pin, release: Path, version: str) -> dict[str, Amendment]:
+    """What becomes of each amended file that a release, the pinned one or another, holds and ``monai/`` has."""
+    return {
+        path: amend(
+            path, (pin.root / path).read_bytes(), (release / path).read_bytes(), pin.new_names[path], f"MONAI {version}"
+        )
+        for path in pin.amends
+        if (release / path).is_file() and (pin.root / path).is_file()
+    }
+
+
+def contents(pin: Pin, release: Path) -> dict[str, bytes]:
+    """Every file that the merge takes from the fork; of amended ones, the release's with the fork's definitions."""
+    amended = {path: each.text for path, each in amendments(pin, release, pin.version).items()}
+    return {path: amended[path] if path in amended else (pin.root / path).read_bytes() for path in pin.files}
 
 
 def check(pin: Pin, release: Path | None = None) -> None:
-    """Raise ForkError unless the lists of setup.cfg agree with ``monai/`` and, if it is given, with the release."""
-    problems = release_problems(pin, record_digests(release), pin.version) if release else list_problems(pin)
+    """Raise ForkError unless the fork agrees with setup.cfg and, if it is given, with the pinned release."""
+    problems = release_problems(pin, release, pin.version) if release else list_problems(pin)
     if problems:
         more = f" (and {len(problems) - 1} more: see python -m fork status)" if len(problems) > 1 else ""
         raise ForkError(problems[0] + more)
@@ -88,13 +126,12 @@ def check(pin: Pin, release: Path | None = None) -> None:
 def differences(target: Path, pin: Pin, release: Path, link: bool) -> list[str]:
     """Paths of ``target`` that a merge would change."""
     expected = record_digests(release)
-    expected |= {path: digest((pin.root / path).read_bytes()) for path in pin.files}
+    expected |= {path: digest(data) for path, data in contents(pin, release).items()}
     expected[VERSION_FILE] = digest(version_source(pin, release).encode())
     present = package_digests(target)
     changed = {path for path in expected.keys() | present.keys() if expected.get(path) != present.get(path)}
-    return sorted(
-        changed | {path for path in pin.files if _points_to(target / path) != (pin.root / path if link else None)}
-    )
+    links = {path: pin.root / path for path in pin.files.keys() - pin.amends.keys()} if link else {}
+    return sorted(changed | {path for path in pin.files if _points_to(target / path) != links.get(path)})
 
 
 def is_linked(target: Path) -> bool:
@@ -114,13 +151,16 @@ def version_source(pin: Pin, release: Path) -> str:
 
 
 def _lay_out(folder: Path, pin: Pin, release: Path, link: bool) -> None:
-    for path in record_digests(release).keys() | pin.files.keys():
+    ours = contents(pin, release)
+    for path in record_digests(release).keys() | ours.keys():
         place = folder / path
         place.parent.mkdir(parents=True, exist_ok=True)
-        if path in pin.files and link:
+        if path not in ours:
+            shutil.copyfile(release / path, place)
+        elif link and path not in pin.amends:  # what is put together from two files cannot be a link to one
             place.symlink_to(pin.root / path)
         else:
-            shutil.copyfile((pin.root if path in pin.files else release) / path, place)
+            place.write_bytes(ours[path])
     (folder / VERSION_FILE).write_bytes(version_source(pin, release).encode())
 
 

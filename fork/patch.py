@@ -19,7 +19,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from fork.overlay import check, version_source
+from fork.overlay import check, contents, version_source
 from fork.pin import VERSION_FILE, ForkError, Pin
 from fork.wheel import pristine
 
@@ -53,10 +53,10 @@ def make_patch(pin: Pin) -> bytes:
     check(pin)
     release = pristine(pin.root)
     check(pin, release)
-    old = {path: (release / path).read_bytes() for path in [*pin.replaces, VERSION_FILE]}
-    new = {path: (pin.root / path).read_bytes() for path in pin.files}
-    new[VERSION_FILE] = version_source(pin, release).encode()
+    old = {path: (release / path).read_bytes() for path in [*pin.replaces, *pin.amends, VERSION_FILE]}
+    new = {**contents(pin, release), VERSION_FILE: version_source(pin, release).encode()}
     files = [f"  replaced   {path}: {reason}" for path, reason in pin.replaces.items()]
+    files += [f"  amended    {path}: {reason}" for path, reason in pin.amends.items()]
     files += [f"  new        {path}: {reason}" for path, reason in pin.adds.items()]
     files += [f"  generated  {VERSION_FILE}: version {pin.full_version}"]
     header = HEADER.format(

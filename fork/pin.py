@@ -45,6 +45,8 @@ class Pin:
         purpose: what the fork is for, in one sentence.
         replaces: files of the release that the fork replaces, each with the reason.
         adds: files that the fork adds, each with the reason.
+        amends: files that hold some definitions of a file of the release, each with the reason, see fork/amend.py.
+        new_names: for each of these files the names that the release's file does not have.
     """
 
     root: Path
@@ -55,6 +57,8 @@ class Pin:
     purpose: str
     replaces: dict[str, str]
     adds: dict[str, str]
+    amends: dict[str, str]
+    new_names: dict[str, tuple[str, ...]]
 
     @property
     def full_version(self) -> str:
@@ -63,7 +67,7 @@ class Pin:
     @property
     def files(self) -> dict[str, str]:
         """Every file of the fork with its reason."""
-        return {**self.replaces, **self.adds}
+        return {**self.replaces, **self.amends, **self.adds}
 
     @property
     def build(self) -> Path:
@@ -91,19 +95,29 @@ def read_pin(root: Path | str | None = None) -> Pin:
             {path: " ".join(reason.split()) for path, reason in config[section].items()}
             for section in ("upstream:replaces", "upstream:adds")
         )
+        amended = dict(config["upstream:amends"]) if "upstream:amends" in config else {}
     except OSError as error:
         raise ForkError(f"{root / 'setup.cfg'} cannot be read: {error.strerror}") from None
     except KeyError as error:
         raise ForkError(f"{root / 'setup.cfg'} lacks {error}, which tells the release to build on") from None
     except (configparser.Error, UnicodeDecodeError) as error:
         raise ForkError(f"{root / 'setup.cfg'} cannot be read: {' '.join(str(error).split())}") from None
-    pin = Pin(root=root, replaces=replaces, adds=adds, **values)
+    amends, new_names = {}, {}
+    for path, text in amended.items():
+        amends[path], new_names[path] = _reason_and_names(text)
+    pin = Pin(root=root, replaces=replaces, adds=adds, amends=amends, new_names=new_names, **values)
     _check_release(pin)
     _check_lists(pin)
     return pin
 
 
 _UPSTREAM = ("version", "wheel", "sha256", "label", "purpose")
+
+
+def _reason_and_names(text: str) -> tuple[str, tuple[str, ...]]:
+    """The reason, and the names after a line that begins with ``adds:``."""
+    reason, _, names = ("\n" + text).partition("\nadds:")
+    return " ".join(reason.split()), tuple(name.strip() for name in names.split(",") if name.strip())
 
 
 def _check_release(pin: Pin) -> None:
@@ -121,13 +135,17 @@ def _check_release(pin: Pin) -> None:
 
 
 def _check_lists(pin: Pin) -> None:
-    for path, reason in [*pin.replaces.items(), *pin.adds.items()]:
+    lists = {"replaces": pin.replaces, "amends": pin.amends, "adds": pin.adds}
+    for path, reason in (item for files in lists.values() for item in files.items()):
         if not path.startswith("monai/") or ".." in path.split("/"):
             raise ForkError(f"setup.cfg lists '{path}', which is not a file of monai/")
         if not reason:
             raise ForkError(f"setup.cfg lists '{path}' without the reason why it is not upstream yet")
-        if path in pin.replaces and path in pin.adds:
-            raise ForkError(f"setup.cfg lists '{path}' both in [upstream:replaces] and in [upstream:adds]")
+        among = [f"[upstream:{name}]" for name, files in lists.items() if path in files]
+        if len(among) > 1:
+            raise ForkError(f"setup.cfg lists '{path}' both in {' and in '.join(among)}")
+        if path in pin.amends and not path.endswith(".py"):
+            raise ForkError(f"setup.cfg lists '{path}' in [upstream:amends], but it is no Python file")
     for path in (PACKAGE_FILE, VERSION_FILE):
         if path in pin.files:
             raise ForkError(f"setup.cfg lists '{path}', which the fork cannot bring: it comes from the merge itself")

@@ -18,8 +18,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from fork.amend import definition_text, has_name
 from fork.files import digest, record_digests
-from fork.overlay import check, release_problems
+from fork.overlay import amendments, check, release_problems
 from fork.patch import git_diff
 from fork.pin import VERSION, ForkError, Pin
 from fork.wheel import download, pristine, unpack
@@ -37,9 +38,9 @@ class Move:
         version: the other release.
         wheel: file name of its wheel.
         sha256: hash of its wheel.
-        diffs: for each replaced file what changed from the pinned release to the other one; empty where nothing did,
-            None where the file has vanished.
-        existing: files that the fork adds and the other release has, too.
+        diffs: for each replaced file, and each replaced definition as ``file: name``, what changed from the pinned
+            release to the other one; empty where nothing did, None where it has vanished.
+        added: for each file that the fork adds, and each definition, whether the other release has it, too.
         problems: why the fork cannot be laid over the other release as it is.
     """
 
@@ -48,7 +49,7 @@ class Move:
     wheel: str
     sha256: str
     diffs: dict[str, str | None]
-    existing: list[str]
+    added: dict[str, bool]
     problems: list[str]
 
     def report(self) -> Iterator[str]:
@@ -56,8 +57,8 @@ class Move:
         yield f"MONAI {self.pin.version} (the pin) -> MONAI {self.version}"
         for path, diff in self.diffs.items():
             yield f"  {_change(diff):<13}{path}"
-        for path in self.pin.adds:
-            yield f"  {'EXISTS, TOO' if path in self.existing else 'new':<13}{path}"
+        for path, exists in self.added.items():
+            yield f"  {'EXISTS, TOO' if exists else 'new':<13}{path}"
         for diff in filter(None, self.diffs.values()):
             yield ""
             yield diff.rstrip("\n")
@@ -83,23 +84,35 @@ def compare(pin: Pin, version: str) -> Move:
         wheel = download(version, Path(scratch))
         there = Path(scratch) / "release"
         unpack(wheel, there)
-        diffs = {path: _diff(path, here, there) for path in pin.replaces}
         files = record_digests(there)
+        diffs = {path: _diff(path, *(_read(folder, path) for folder in (here, there))) for path in pin.replaces}
+        added = {path: path in files for path in pin.adds}
+        for path, amendment in amendments(pin, here, pin.version).items():
+            for name in amendment.replaced:
+                texts = [_read(folder, path, name) for folder in (here, there)]
+                diffs[f"{path}: {name}"] = _diff(f"{path}:{name}", *texts)
+            for name in amendment.added:
+                data = _read(there, path)
+                added[f"{path}: {name}"] = data is not None and has_name(path, data, name)
         return Move(
             pin=pin,
             version=version,
             wheel=wheel.name,
             sha256=digest(wheel.read_bytes()),
             diffs=diffs,
-            existing=[path for path in pin.adds if path in files],
-            problems=release_problems(pin, files, version),
+            added=added,
+            problems=release_problems(pin, there, version),
         )
 
 
-def _diff(path: str, here: Path, there: Path) -> str | None:
-    if not (there / path).is_file():
-        return None
-    return git_diff({path: (here / path).read_bytes()}, {path: (there / path).read_bytes()}).decode(errors="replace")
+def _read(release: Path, path: str, name: str | None = None) -> bytes | None:
+    """A file of a release, or a definition in it; None where there is none."""
+    data = (release / path).read_bytes() if (release / path).is_file() else None
+    return data if data is None or name is None else definition_text(path, data, name)
+
+
+def _diff(path: str, here: bytes | None, there: bytes | None) -> str | None:
+    return None if here is None or there is None else git_diff({path: here}, {path: there}).decode(errors="replace")
 
 
 def _change(diff: str | None) -> str:

@@ -124,7 +124,7 @@ class TestProgram(unittest.TestCase):
 
     def test_lists_of_this_repository_fit(self):
         done = self.run_program("status")
-        self.assertNotIn("neither list", done.stderr)
+        self.assertNotIn("none of the lists", done.stderr)
         self.assertNotIn("no such file", done.stderr)
         self.assertNotIn("has such a file", done.stderr)
 

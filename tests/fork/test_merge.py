@@ -26,7 +26,7 @@ from tests.fork.sandbox import RELEASE, Sandbox, tree, write_wheel
 
 # what to change in the repository (file, old text, new text; None removes the file), what the error holds
 TEST_CASES_REFUSED = [
-    ["unlisted", [("monai/blocks/c.py", None, "c\n")], ["'monai/blocks/c.py'", "neither list"]],
+    ["unlisted", [("monai/blocks/c.py", None, "c\n")], ["'monai/blocks/c.py'", "none of the lists"]],
     ["two_unlisted", [("monai/c.py", None, "c\n"), ("monai/d.cu", None, "d\n")], ["'monai/c.py'", "1 more"]],
     ["missing", [("monai/blocks/New.py", None, None)], ["'monai/blocks/New.py'", "no such file"]],
     [
