@@ -9,32 +9,10 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
 # ruff: noqa: F401
+
+"""What the fork adds to this package: reading and loading checkpoint files."""
 
 from __future__ import annotations
 
 from .checkpoints import Checkpoint, CheckpointFacts, load_checkpoint, read_checkpoint
-from .trt_compiler import trt_compile
-from .utils import (
-    add_casts_around_norms,
-    convert_to_onnx,
-    convert_to_torchscript,
-    convert_to_trt,
-    copy_model_state,
-    eval_mode,
-    get_state_dict,
-    icnr_init,
-    look_up_named_module,
-    normal_init,
-    normalize_transform,
-    one_hot,
-    pixelshuffle,
-    predict_segmentation,
-    replace_modules,
-    replace_modules_temp,
-    save_state,
-    set_named_module,
-    to_norm_affine,
-    train_mode,
-)

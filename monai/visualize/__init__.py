@@ -9,10 +9,9 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
 # ruff: noqa: F401
 
-"""Seeing what a network looks at: saliency and class activation, attention, overlays, tensorboard."""
+"""What the fork adds to this package: what attends to what."""
 
 from __future__ import annotations
 
@@ -26,9 +25,3 @@ from .attention import (
     save_attention,
     upsample_attention,
 )
-from .class_activation_maps import CAM, GradCAM, GradCAMpp, ModelWithHooks, default_normalizer
-from .gradient_based import GuidedBackpropGrad, GuidedBackpropSmoothGrad, SmoothGrad, VanillaGrad
-from .img2tensorboard import add_animated_gif, make_animated_gif_summary, plot_2d_or_3d_image
-from .occlusion_sensitivity import OcclusionSensitivity
-from .utils import blend_images, matshow3d
-from .visualizer import default_upsampler

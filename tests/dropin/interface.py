@@ -35,11 +35,12 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def replaced_modules() -> list[str]:
-    """Dotted names of the release's modules that the fork replaces, by setup.cfg."""
+    """Dotted names of the release's modules that the fork replaces, wholly or in part, by setup.cfg."""
     config = configparser.ConfigParser(delimiters="=")
     config.optionxform = str  # type: ignore[assignment,method-assign]
     config.read(ROOT / "setup.cfg")
-    paths = [Path(name.partition("::")[0]).with_suffix("").parts for name in config["upstream:replaces"]]
+    names = [*config["upstream:replaces"], *config["upstream:amends"]]
+    paths = [Path(name).with_suffix("").parts for name in names]
     return sorted({".".join(parts[:-1] if parts[-1] == "__init__" else parts) for parts in paths})
 
 

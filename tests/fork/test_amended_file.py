@@ -13,14 +13,19 @@
 
 from __future__ import annotations
 
+import configparser
+import re
 import unittest
 from pathlib import Path
 from unittest import mock
 
 from parameterized import parameterized
 
+from fork.files import package_files
+from fork.pin import read_pin
 from tests.fork.sandbox import RELEASE, Sandbox, write_wheel
 
+ROOT = Path(__file__).resolve().parents[2]
 PATH = "monai/blocks/m.py"
 
 RELEASE_M = """\
@@ -219,6 +224,17 @@ class TestAmendedFile(Sandbox):
         self.assertEqual(code, 1)
         self.assertRegex(out, rf"VANISHED +{PATH}: f\n")
         self.assertIn(f"'{PATH}' should amend a file, but MONAI 1.1.0 holds no such file", err)
+
+
+class TestThisRepository(unittest.TestCase):
+    def test_mypy_reads_what_the_build_makes_of_amended_files(self):
+        config = configparser.ConfigParser(delimiters="=")
+        config.read(ROOT / "setup.cfg")
+        amended = sorted(read_pin().amends)
+        read = [name.strip() for name in config["mypy"]["files"].split(",")]
+        self.assertEqual([name for name in read if name.endswith(".py")], [f"build/fork/{path}" for path in amended])
+        passed_over = [path for path in package_files(ROOT) if re.search(config["mypy"]["exclude"], path)]
+        self.assertEqual(passed_over, amended)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import ast
 import email
 import importlib.machinery
 import os
@@ -107,10 +108,22 @@ class TestWheel(Workshop):
 
     def test_holds_the_release_but_for_our_files(self):
         expected = {name: data for name, data in self.release.items() if name.startswith("monai/")}
-        expected |= {path: (ROOT / path).read_bytes() for path in self.pin.files}
+        whole = self.pin.files.keys() - self.pin.amends.keys()
+        expected |= {path: (ROOT / path).read_bytes() for path in whole}
         got = {name: data for name, data in self.files.items() if name.startswith("monai/")}
         self.assertEqual(sorted(got), sorted(expected))
-        self.assertEqual([name for name in got if got[name] != expected[name]], [VERSION_FILE])
+        others = sorted(name for name in got if got[name] != expected[name])
+        self.assertEqual(others, sorted([VERSION_FILE, *self.pin.amends]))
+
+    def test_amended_files_are_the_release_s_but_for_our_definitions(self):
+        self.assertTrue(self.pin.amends)
+        for path in self.pin.amends:
+            ours = ast.parse((ROOT / path).read_text()).body
+            kept = [ast.dump(node) for node in ast.parse(self.release[path]).body]
+            got = [ast.dump(node) for node in ast.parse(self.files[path]).body]
+            with self.subTest(path):
+                self.assertLess(len(set(kept) - set(got)), len(ours))
+                self.assertLess(len(set(got) - set(kept)), len(ours))
 
     def test_holds_sources_of_the_extensions_and_types(self):
         names = [name for name in self.files if name.endswith((".cpp", ".cu", ".cuh", ".h"))]

@@ -9,25 +9,10 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
 # ruff: noqa: F401
+
+"""The inferer of transformers comes from a module of its own."""
 
 from __future__ import annotations
 
-from .inferer import (
-    ControlNetDiffusionInferer,
-    ControlNetLatentDiffusionInferer,
-    DiffusionInferer,
-    Inferer,
-    LatentDiffusionInferer,
-    PatchInferer,
-    SaliencyInferer,
-    SimpleInferer,
-    SliceInferer,
-    SlidingWindowInferer,
-    SlidingWindowInfererAdapt,
-)
-from .merger import AvgMerger, Merger, ZarrAvgMerger
-from .splitter import SlidingWindowSplitter, Splitter, WSISlidingWindowSplitter
-from .utils import sliding_window_inference
-from .vqvae_transformer import VQVAETransformerInferer
+from monai.inferers.vqvae_transformer import VQVAETransformerInferer
