@@ -24,7 +24,7 @@ import torch.nn as nn
 from monai.networks.state_dict.layouts import ALWAYS, LAYOUTS, Layout, recognize_layouts, rivals
 from monai.networks.state_dict.projections import Attention, attention_in, drop_unused, identity, notes_on_unused
 from monai.networks.state_dict.refusals import PLAIN, misfit, refuse, remedy_for_unexpected
-from monai.networks.state_dict.rules import MERGED, CheckpointFacts, Misfit, Part
+from monai.networks.state_dict.rules import MERGED, CheckpointFacts, Misfit, Part, Rule
 from monai.networks.state_dict.torch_private import loads_in_its_own_way, own_tensors
 
 __all__ = ["OWN_VERSION", "Load", "Request"]
@@ -196,6 +196,7 @@ class Load:
     def _apply_rules(self) -> list[str]:
         """Returns the paths of linears that the checkpoint says were never used."""
         unused: list[str] = []
+        waiting: list[tuple[Rule, Part]] = []
         told = {**vars(self.request.facts), "transposed_upsampling": self._told("use_convtranspose")}
         facts = CheckpointFacts(**told)
         for name, module in self.module.named_modules():
@@ -203,10 +204,13 @@ class Load:
             adapt = getattr(module, "adapt_state_dict", None)
             if adapt is not None:
                 adapt(part)
-            for role in {getattr(module, "layout_role", None), None if name else ""} - {None}:
-                for rules in (*(layout.rules.get(role, ()) for layout in LAYOUTS), ALWAYS.get(role, ())):
-                    for rule in rules:
-                        rule.apply(part)
+            for rule in _rules_of(module, is_root=not name):
+                if rule.comes_last:
+                    waiting.append((rule, part))
+                else:
+                    rule.apply(part)
+        for rule, part in waiting:
+            rule.apply(part)
         return unused
 
     def _told(self, name: str) -> Any:
@@ -221,7 +225,7 @@ class Load:
     def _settle_projections(self, unused: list[str]) -> None:
         attentions = attention_in(self.module, self.prefix)
         told, used, strict = self.request.facts.projection_used, self.projections_used(), self.request.strict
-        if told is False and not used:
+        if told is False and not any(layout.projections_used for layout in self.layouts):
             self._take_for_unused(attentions)
         elif told is None and not used and strict is not False:
             if any(key in self.state and key not in self.own for one in attentions for key in one.keys):
@@ -256,7 +260,8 @@ class Load:
         if missing - idle != {key for one in [*never_used, *absent] for key in one.keys}:
             return
         if absent and self.request.strict is None:
-            self._note(NESTED_WITHOUT, absent[0].keys[0])
+            if hasattr(self.module, "load_old_state_dict"):  # of nested modules, the networks speak
+                self._note(NESTED_WITHOUT, absent[0].keys[0])
             return
         for one in [*never_used, *absent]:
             self.state.update(identity(one, self.state))
@@ -289,6 +294,15 @@ class Load:
             if key not in written and id(self.state[key]) in names:
                 value = self.state.pop(key)
                 self.state[names[id(value)]] = value
+
+
+def _rules_of(module: nn.Module, is_root: bool) -> Iterator[Rule]:
+    """The rules of all layouts for a module, by its role, and those for the keys of any network as a whole."""
+    for role in (getattr(module, "layout_role", None), "" if is_root else None):
+        if role is not None:
+            for layout in LAYOUTS:
+                yield from layout.rules.get(role, ())
+            yield from ALWAYS.get(role, ())
 
 
 def _idle_value(own: torch.Tensor, key: str) -> torch.Tensor:

@@ -26,7 +26,7 @@ import torch
 import torch.nn as nn
 
 from monai.networks.state_dict.torch_private import own_tensors
-from monai.networks.state_dict.untrained import FEWEST_VALUES, departure, never_trained, only_one_untrained
+from monai.networks.state_dict.untrained import FEWEST_VALUES, departure, only_one_untrained
 
 __all__ = ["Attention", "attention_in", "drop_unused", "identity", "notes_on_unused", "plain"]
 
@@ -190,7 +190,7 @@ def _all_untrained(held: list[Attention], module: nn.Module, prefix: str, state:
 def _was_trained(tensors: list[torch.Tensor]) -> bool:
     """Whether a linear has surely left its initial weights; of few values, nothing is sure."""
     found = departure(*tensors)
-    return found is not None and found.count >= FEWEST_VALUES and not never_trained(*tensors)
+    return found is not None and found.count >= FEWEST_VALUES and not found.is_none
 
 
 def _others_were_trained(module: nn.Module, prefix: str, state: Mapping[str, Any]) -> bool:

@@ -22,7 +22,7 @@ import math
 import re
 from collections.abc import MutableMapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn as nn
@@ -153,6 +153,9 @@ class Part:
 
 class Rule:
     """What is done to the keys of one module. A rule that finds none of its keys does nothing."""
+
+    comes_last: ClassVar[bool] = False
+    """Whether the rule waits until all modules of the network have found their keys."""
 
     def apply(self, part: Part) -> None:
         """
@@ -389,6 +392,7 @@ class Wrap(Rule):
     """Layers that were bare lie in a wrapper now: where the network has ``path.name.weight``, ``path.weight`` is it."""
 
     name: str
+    comes_last = True
 
     def apply(self, part: Part) -> None:
         for key in list(part.own):

@@ -16,14 +16,16 @@ import copy
 import io
 import pickle
 import unittest
-import warnings
 from contextlib import redirect_stdout
 
 import torch
 import torch.nn as nn
 from parameterized import parameterized
 
+from monai.apps.generation.maisi.networks.autoencoderkl_maisi import AutoencoderKlMaisi
+from monai.networks import CheckpointFacts
 from monai.networks.blocks import SABlock, SpatialAttentionBlock, TransformerBlock
+from monai.networks.nets import UNETR, ViT, ViTAutoEnc
 from monai.networks.state_dict.hooks import OldCheckpoints, adapted_state_dict
 from tests.release import max_difference, release_run
 
@@ -220,17 +222,116 @@ class TestRefusals(unittest.TestCase):
         net.load_state_dict(net.state_dict())
 
 
-class TestWeightsThatAreNotFinite(unittest.TestCase):
-    @parameterized.expand([(torch.nan, torch.float32), (torch.inf, torch.float16), (-torch.inf, torch.bfloat16)])
-    def test_load_and_warn(self, value, dtype):
-        state = {key: weight.to(dtype) for key, weight in randomized(Net()).state_dict().items()}
-        state["head.weight"][3, 4] = value
-        for load in (Net().load_state_dict, lambda part: Net().load_state_dict(part, strict=False)):
-            with self.assertWarnsRegex(UserWarning, r"NaN or infinite.*\(head\.weight\)"):
-                load(state)
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            Net().load_state_dict(randomized(Net()).state_dict())
+class TestWeightsThatNothingDependsOn(unittest.TestCase):
+    """Older releases, and tools, saved weights that no output depends on: they are left out."""
+
+    def assert_loads(self, net: nn.Module, extra: list[str], without: tuple[str, ...] = ()) -> None:
+        source = randomized(net, 1)
+        state = {key: value for key, value in weights(source).items() if key not in without}
+        state |= {key: torch.ones(3) for key in extra}
+        other = randomized(copy.deepcopy(net), 2)
+        for holder, prefix in ((other, ""), (nn.ModuleDict({"net": other}), "net.")):
+            randomized(other, 3)
+            holder.load_state_dict({f"{prefix}{key}": value for key, value in state.items()})
+            for key in state.keys() - set(extra):
+                self.assertTrue(torch.equal(other.state_dict()[key], state[key]), key)
+
+    def test_class_token_of_the_patch_embedding(self):
+        """MONAI 0.6 to 0.8."""
+        vit = ViT(1, 16, 8, 24, 32, 2, 4, spatial_dims=2)
+        norms = tuple(f"blocks.{n}.norm_cross_attn.{kind}" for n in range(2) for kind in ("weight", "bias"))
+        self.assert_loads(vit, ["patch_embedding.cls_token"], norms)
+        self.assert_loads(nn.ModuleDict({"vit": vit}), ["vit.patch_embedding.cls_token"])
+        self.assert_loads(
+            ViT(1, 16, 8, 24, 32, 2, 4, classification=True, spatial_dims=2), ["patch_embedding.cls_token"]
+        )
+
+    def test_shortcuts_of_unetr(self):
+        """Before MONAI 0.9 a residual block saved the convolution of its shortcut where it had none, too."""
+        net = UNETR(1, 2, 32, feature_size=2, hidden_size=12, mlp_dim=8, num_heads=2, spatial_dims=2)
+        self.assertIn("encoder1.layer.conv3.conv.weight", net.state_dict())  # this one is used
+        places = ("encoder2.blocks.0.1", "encoder2.blocks.1.1")
+        extra = [f"{place}.conv3.conv.weight" for place in places] + [f"{places[0]}.norm3.weight"]
+        self.assert_loads(net, extra)
+
+    def test_linear_of_the_tutorials_autoencoder(self):
+        net = ViTAutoEnc(1, 32, 16, hidden_size=12, mlp_dim=8, num_layers=1, num_heads=2, spatial_dims=2)
+        self.assert_loads(net, ["linear_1.weight", "linear_1.bias", "patch_embedding.cls_token"])
+
+    def test_counters_of_thop(self):
+        self.assert_loads(Net(), ["total_ops", "head.total_params", "body.0.first.attn.qkv.total_ops"])
+
+    def test_their_names_elsewhere(self):
+        """A key of that name that the network has, or that stands elsewhere, is no such weight."""
+        net = Net()
+        net.register_buffer("total_ops", torch.zeros(1))
+        net.load_state_dict({**net.state_dict(), "total_ops": torch.ones(1)})
+        self.assertEqual(net.total_ops.item(), 1)
+        for key in ("cls_token", "linear_1.weight", "head.conv3.weight"):
+            with self.assertRaisesRegex(RuntimeError, f'Unexpected.*"{key}"'):
+                Net().load_state_dict({**Net().state_dict(), key: torch.ones(1)})
+
+
+class TestRemedies(unittest.TestCase):
+    @parameterized.expand(
+        [
+            ({"img_size": 32}, "size mismatch.*an image of 16 patches"),
+            ({"in_channels": 3}, "in_channels=3"),
+            ({"classification": True, "num_classes": 5}, "num_classes=5"),
+            ({"hidden_size": 48}, "blocks of width 48"),
+        ]
+    )
+    def test_another_size(self, other, pattern):
+        sizes = {"in_channels": 1, "img_size": 16, "patch_size": 8, "hidden_size": 24, "mlp_dim": 32}
+        sizes |= {"num_layers": 1, "num_heads": 4, "spatial_dims": 2, "classification": "classification" in other}
+        state, net = ViT(**{**sizes, **other}).state_dict(), ViT(**sizes)
+        before = weights(net)
+        for strict in (True, False):
+            with self.assertRaisesRegex(RuntimeError, f"{pattern}.*: build this one alike"):
+                net.load_state_dict(state, strict=strict)
+        self.assertEqual(max_difference(list(weights(net).values()), list(before.values())), 0.0)
+
+    def test_older_keys_among_the_networks_own(self):
+        """As torch's set_model_state_dict hands them over."""
+        net = randomized(Net(), 1)
+        state = weights(net)
+        old = {key.replace("spatial.attn.to_", "spatial.to_"): value for key, value in state.items() if ".to_" in key}
+        for strict in (True, False):
+            with self.assertRaisesRegex(RuntimeError, "spatial.attn.to_q.weight is there twice.*load_checkpoint"):
+                Net().load_state_dict({**state, **old}, strict=strict)
+
+    def test_another_package(self):
+        keys = ["cls_token", "patch_embed.proj.weight", "blocks.0.attn.qkv.weight", "blocks.0.attn.proj.weight"]
+        with self.assertRaisesRegex(RuntimeError, "The keys are those of timm"):
+            ViT(1, 16, 8, 24, 32, 1, 4, spatial_dims=2).load_state_dict(dict.fromkeys(keys, torch.ones(1)))
+
+
+class TestWhatAFileSays(unittest.TestCase):
+    def build(self, **kwargs) -> AutoencoderKlMaisi:
+        sizes = {"num_res_blocks": (1, 1), "num_channels": (4, 8), "attention_levels": (False, False)}
+        return AutoencoderKlMaisi(3, 1, 1, **sizes, norm_num_groups=2, num_splits=1, **kwargs)
+
+    def test_transposed_upsampling(self):
+        """Keys and shapes are the same; what a network wrote beside them is not."""
+        linear, transposed = self.build(), self.build(use_convtranspose=True)
+        self.assertEqual(list(linear.state_dict()), list(transposed.state_dict()))
+        with self.assertRaisesRegex(RuntimeError, "use_convtranspose=True, this one with False"):
+            linear.load_state_dict(transposed.state_dict())
+        with self.assertRaisesRegex(RuntimeError, "use_convtranspose=True, this one with False"):
+            nn.ModuleDict({"net": linear}).load_state_dict(nn.ModuleDict({"net": transposed}).state_dict())
+        transposed.load_state_dict(self.build(use_convtranspose=True).state_dict())
+        transposed.load_state_dict(dict(linear.state_dict()))  # which says nothing
+        with self.assertRaisesRegex(RuntimeError, "use_convtranspose=False, this one with True"):
+            transposed.load_old_state_dict(
+                dict(linear.state_dict()), facts=CheckpointFacts(transposed_upsampling=False)
+            )
+
+    def test_it_is_saved_with_the_file(self):
+        buffer = io.BytesIO()
+        torch.save(self.build(use_convtranspose=True).state_dict(), buffer)
+        buffer.seek(0)
+        with self.assertRaisesRegex(RuntimeError, "use_convtranspose=True"):
+            self.build().load_state_dict(torch.load(buffer, weights_only=True))
 
 
 class TestOneLoad(unittest.TestCase):

@@ -21,7 +21,7 @@ from parameterized import parameterized
 
 from monai.networks import CheckpointFacts
 from monai.networks.blocks import CrossAttentionBlock, SABlock, SpatialAttentionBlock, TransformerBlock
-from monai.networks.state_dict.hooks import OldCheckpoints
+from monai.networks.state_dict.hooks import OldCheckpoints, adapted_state_dict
 from tests.release import max_difference
 
 torch.set_num_threads(1)
@@ -40,6 +40,14 @@ class Net(OldCheckpoints):
 
     def forward(self, x):
         return self.cross(self.inner["second"](self.first(x)))
+
+
+class Normed(Net):
+    """The same, with a norm."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.norm = nn.LayerNorm(WIDTH)
 
 
 def randomized(net: nn.Module, seed: int = 0) -> nn.Module:
@@ -71,6 +79,14 @@ def dead_projections(dtype: torch.dtype = torch.float32) -> tuple[nn.Module, dic
     return source.float(), state
 
 
+def adapted(net: nn.Module, state: dict[str, torch.Tensor]) -> list[str]:
+    """Adapt a checkpoint that may be old, and return the warnings."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        adapted_state_dict(net, state)
+    return [str(warning.message) for warning in caught]
+
+
 def load(net: nn.Module, state: dict[str, torch.Tensor], **kwargs) -> list[str]:
     """Load, and return the warnings."""
     with warnings.catch_warnings(record=True) as caught:
@@ -86,17 +102,52 @@ class TestWithoutProjection(unittest.TestCase):
     @parameterized.expand([(combined,) for combined in (True, False)])
     def test_becomes_an_identity(self, combined):
         source = randomized(Net(use_proj_attn=None, include_fc=False, use_combined_linear=combined))
-        for nested in (False, True):
-            net = randomized(Net(use_combined_linear=not combined), 7)
-            state = source.state_dict()
-            keys = list(state)
-            if nested:
-                nn.ModuleDict({"net": net}).load_state_dict({f"net.{key}": value for key, value in state.items()})
-            else:
-                for _ in range(2):  # what one load found must not reach into the next
-                    self.assertEqual(load(net, state), [])
-            self.assertEqual(list(state), keys)
-            self.assertLessEqual(max_difference(net(tokens()), source(tokens())), 1e-6)
+        net = randomized(Net(use_combined_linear=not combined), 7)
+        state = source.state_dict()
+        keys = list(state)
+        for _ in range(2):  # what one load found must not reach into the next
+            self.assertEqual(load(net, state), [])
+        self.assertEqual(list(state), keys)
+        self.assertLessEqual(max_difference(net(tokens()), source(tokens())), 1e-6)
+
+    def test_is_missing_inside_another_module(self):
+        """There nobody says whether the load is strict: torch reports what is missing, a warning names the remedy."""
+        net = randomized(Net(), 7)
+        before = {key: value.clone() for key, value in net.state_dict().items() if "out_proj" in key}
+        outer = nn.ModuleDict({"net": net, "head": nn.Linear(2, 2)})
+        state = {k: v for k, v in outer.state_dict().items() if "out_proj" not in k}
+        missing = [key for key in outer.state_dict() if key not in state]
+        with self.assertWarnsRegex(UserWarning, "Net: .*use_proj_attn=False") as caught:
+            with self.assertRaisesRegex(RuntimeError, r"Missing.*net\.first\.out_proj\.weight"):
+                outer.load_state_dict(state)
+            self.assertEqual(outer.load_state_dict(state, strict=False).missing_keys, missing)
+        self.assertEqual(len(caught.warnings), 2)
+        for key, value in before.items():
+            self.assertTrue(torch.equal(net.state_dict()[key], value))
+
+    def test_never_without_strictness(self):
+        net = randomized(Net(), 7)
+        before = net.first.out_proj.weight.clone()
+        state = without_projection(randomized(Net()))
+        result = net.load_state_dict(state, strict=False)
+        self.assertEqual(result.missing_keys, [key for key in net.state_dict() if key not in state])
+        self.assertTrue(torch.equal(net.first.out_proj.weight, before))
+
+    def test_never_from_a_part(self):
+        state = without_projection(randomized(Net()))
+        del state["cross.to_q.weight"]
+        with self.assertRaisesRegex(RuntimeError, r"Missing.*first\.out_proj\.weight.*cross\.to_q\.weight"):
+            Net().load_state_dict(state)
+
+    def test_a_file_that_says_it_had_one(self):
+        """A state dict of this package that lost its projections: what is saved beside the tensors tells."""
+        net = randomized(Net())
+        state = net.state_dict()
+        for key in [key for key in state if "out_proj" in key]:
+            del state[key]
+        with self.assertRaisesRegex(RuntimeError, r"Missing.*first\.out_proj\.weight"):
+            Net().load_state_dict(state)
+        Net().load_state_dict(dict(state))
 
     def test_cross_attention(self):
         source, net = randomized(CrossAttentionBlock(WIDTH, 4, use_proj_attn=False)), CrossAttentionBlock(WIDTH, 4)
@@ -108,7 +159,7 @@ class TestWithoutProjection(unittest.TestCase):
         state = randomized(Net()).state_dict()
         for key in ("first.out_proj.weight", "first.out_proj.bias"):
             del state[key]
-        with self.assertRaisesRegex(RuntimeError, r"Missing.*first\.out_proj\.bias, first\.out_proj\.weight"):
+        with self.assertRaisesRegex(RuntimeError, r"Missing.*first\.out_proj\.weight\W+first\.out_proj\.bias"):
             Net().load_state_dict(state)
         net = randomized(Net(), 3)
         before = net.first.out_proj.weight.clone()
@@ -159,9 +210,11 @@ class TestNeverTrained(unittest.TestCase):
             self.assertLessEqual(max_difference(net(tokens()), source(tokens())), tolerance)
 
     def test_warns_where_there_is_one(self):
+        """Where the caller says that the checkpoint is an old one: plain loads look at no weight."""
         _, state = dead_projections()
+        self.assertEqual(load(Net(), state), [])
         net = Net()
-        told = load(net, state)
+        told = load(net, state, facts=CheckpointFacts())
         self.assertEqual(len(told), 1)
         self.assertRegex(told[0], r"never trained.*use_proj_attn=False.*first\.out_proj.*second\.out_proj")
         self.assertTrue(torch.equal(net.first.out_proj.weight, state["first.out_proj.weight"]))
@@ -170,11 +223,36 @@ class TestNeverTrained(unittest.TestCase):
         """Then the projection tells nothing."""
         torch.manual_seed(0)
         with self.assertRaisesRegex(RuntimeError, r"use_proj_attn=True[\s\S]*projection_used=False"):
-            Net(include_fc=False).load_state_dict(Net().state_dict())
+            Net(include_fc=False).load_state_dict(dict(Net().state_dict()))
 
     def test_refused_where_it_was_trained(self):
         with self.assertRaisesRegex(RuntimeError, r"use_proj_attn=True[\s\S]*projection_used=False"):
-            Net(include_fc=False).load_state_dict(randomized(Net()).state_dict())
+            Net(include_fc=False).load_state_dict(dict(randomized(Net()).state_dict()))
+
+    def test_only_the_inputs_were_trained(self):
+        """With everything else frozen, an untrained projection may be in use: nothing is dropped, nobody is warned."""
+        for kind in ("norms", "cross attention"):
+            torch.manual_seed(0)
+            source = Normed() if kind == "norms" else Net()
+            with torch.no_grad():
+                for block in (source.first, source.inner["second"]):
+                    block.qkv.weight.normal_()
+            state = dict(source.state_dict())
+            self.assertEqual(load(type(source)(), state, facts=CheckpointFacts()), [])
+            with self.assertRaisesRegex(RuntimeError, "use_proj_attn=True"):
+                type(source)(include_fc=False).load_state_dict(state)
+            with torch.no_grad():
+                (source.norm.bias if kind == "norms" else source.cross.to_q.weight).normal_()
+            self.assertEqual(len(load(type(source)(include_fc=False), dict(source.state_dict()))), 1)
+
+    def test_what_this_package_wrote_was_used(self):
+        """Its state dicts say so, whatever the weights look like."""
+        _, state = dead_projections()
+        source = Net()
+        source.load_state_dict(state)
+        self.assertEqual(load(Net(), source.state_dict(), facts=CheckpointFacts()), [])
+        with self.assertRaisesRegex(RuntimeError, "use_proj_attn=True.$"):
+            Net(include_fc=False).load_state_dict(source.state_dict())
 
     def test_the_user_knows(self):
         source = randomized(Net())
@@ -213,10 +291,11 @@ class TestStaleCrossAttention(unittest.TestCase):
         sizes = {"hidden_size": WIDTH, "mlp_dim": 32, "num_heads": 4, "with_cross_attention": True}
         source = randomized(TransformerBlock(**sizes))
         net = TransformerBlock(**sizes)
-        self.assertEqual(load(net, source.state_dict()), [])
+        self.assertEqual(adapted(net, dict(source.state_dict())), [])
         for linear in (source.cross_attn.to_q, source.cross_attn.to_k, source.cross_attn.to_v):
             linear.reset_parameters()
-        told = load(net, source.state_dict())
+        self.assertEqual(load(net, dict(source.state_dict())), [])
+        told = adapted(net, dict(source.state_dict()))
         self.assertEqual(len(told), 1)
         self.assertRegex(told[0], "never trained.*with_cross_attention=False")
 
