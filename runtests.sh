@@ -19,7 +19,7 @@ usage_line="usage: ./runtests.sh [-u] [-f] [-q] [--autofix] [--mypy] [--coverage
 usage() {
   cat <<HELP
 $usage_line
-                     [--ruff] [--copyright] [--list_tests] [--dryrun] [-v] [-h]
+                     [--ruff] [--copyright] [--list_tests] [--torch VERSION] [--dryrun] [-v] [-h]
 
 Tests
   -u, --unittests    every test but those marked 'grid'
@@ -28,6 +28,9 @@ Tests
       --disttests    only the tests marked 'distributed' (part of -u, too)
       --net          only the tests marked 'grid': grids of whole networks
       --list_tests   list the tests and stop
+      --torch VERSION  with that torch, in an environment of its own, .venv-torch-VERSION; alone: the quick tests.
+                       On Linux pip fetches gigabytes of CUDA libraries with it, unless PIP_EXTRA_INDEX_URL or
+                       PIP_FIND_LINKS leads to a build for the CPU
 
 Style
   -f, --codeformat   ruff check, ruff format --check, license headers
@@ -39,7 +42,7 @@ Style
 Other
       --demo         the main job on a real scan: python -m demo
   -b, --build        sdist and wheel in dist/
-  -c, --clean        remove build outputs and caches; .venv stays
+  -c, --clean        remove build outputs and caches; environments stay
       --dryrun       print the commands, run none of them
   -v, --version      versions of Python, torch and MONAI
   -h, --help         this text
@@ -56,6 +59,8 @@ wanted=" "        # the steps asked for, each between spaces
 dryrun=""
 quick=""
 coverage=""
+torch=""          # a version of torch, in place of the one in requirements-dev.txt
+venv=.venv
 python=""         # the interpreter of every step
 python_ready=""
 package_ready=""
@@ -98,7 +103,7 @@ step() { # STEP TITLE FUNCTION: when the step is asked for, run it; its failure 
 
 choose_python() { # FOLDER: where the script was called, for a relative MONAI_PY_EXE
   case ${MONAI_PY_EXE:-} in
-    "") python=.venv/bin/python ;;
+    "") python=$venv/bin/python ;;
     /*) python=$MONAI_PY_EXE ;;
     */*) python=$1/$MONAI_PY_EXE ;;
     *) python=$MONAI_PY_EXE ;;
@@ -107,7 +112,7 @@ choose_python() { # FOLDER: where the script was called, for a relative MONAI_PY
 
 is_recent_python() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 10))' >/dev/null 2>&1; }
 
-base_python() { # the Python that .venv is made with
+base_python() { # the Python that environments are made with
   local name
   for name in python3 python3.13 python3.12 python3.11 python3.10 python; do
     if is_recent_python "$name"; then
@@ -118,9 +123,9 @@ base_python() { # the Python that .venv is made with
   return 1
 }
 
-environment_place() { # what ties .venv to this folder and to one Python; empty when .venv does not run
+environment_place() { # what ties an environment to this folder and to one Python; empty when it does not run
   local version
-  version=$(.venv/bin/python -c 'import sys; print(sys.version.split()[0])' 2>/dev/null) || return 0
+  version=$("$venv"/bin/python -c 'import sys; print(sys.version.split()[0])' 2>/dev/null) || return 0
   echo "$PWD $version"
 }
 
@@ -129,36 +134,43 @@ environment_inputs() { # one word that changes with whatever the environment was
 }
 
 refuse_foreign_environment() {
-  if [[ -e .venv && ! -e .venv/.runtests && -n $(ls -A .venv) ]]; then
-    die "'$PWD/.venv' was not made by runtests.sh: remove it, or use it with MONAI_PY_EXE='$PWD/.venv/bin/python'"
+  if [[ -e $venv && ! -e $venv/.runtests && -n $(ls -A "$venv") ]]; then
+    die "'$PWD/$venv' was not made by runtests.sh: remove it, or use it with MONAI_PY_EXE='$PWD/$venv/bin/python'"
   fi
 }
 
 create_environment() {
   local base
   base=$(base_python) || die "no Python 3.10 or newer found: install one, or name one in MONAI_PY_EXE"
-  heading "making .venv with $(command -v "$base"), once; this takes minutes"
+  heading "making $venv with $(command -v "$base"), once; this takes minutes"
   # The empty stamp comes first and stays: what an interrupted run leaves behind is still known as ours.
-  run mkdir -p .venv
-  [[ -n $dryrun ]] || : >.venv/.runtests
-  [[ ! -d .venv ]] || run find .venv -mindepth 1 -maxdepth 1 ! -name .runtests -exec rm -rf '{}' +
-  run "$base" -m venv .venv || die "'$base -m venv .venv' failed: on Debian and Ubuntu, install python3-venv"
+  run mkdir -p "$venv"
+  [[ -n $dryrun ]] || : >"$venv"/.runtests
+  [[ ! -d $venv ]] || run find "$venv" -mindepth 1 -maxdepth 1 ! -name .runtests -exec rm -rf '{}' +
+  run "$base" -m venv "$venv" || die "'$base -m venv $venv' failed: on Debian and Ubuntu, install python3-venv"
 }
 
 install_requirements() {
   local pip=("$python" -m pip --no-input --disable-pip-version-check install)
   [[ -t 1 ]] || pip+=(--quiet)
-  [[ -n $dryrun ]] || : >.venv/.runtests
-  run "${pip[@]}" -r requirements-dev.txt || die "requirements-dev.txt could not be installed: pip says why, above"
+  [[ -n $dryrun ]] || : >"$venv"/.runtests
+  local requirements=requirements-dev.txt
+  if [[ -n $torch ]]; then
+    requirements=$venv/requirements.txt
+    run cp requirements-dev.txt "$requirements"
+    run sed -i.pinned "s/^torch==.*/torch==$torch/" "$requirements"
+    [[ -n $dryrun ]] || grep -qx "torch==$torch" "$requirements" || die "requirements-dev.txt pins no torch to replace"
+  fi
+  run "${pip[@]}" -r "$requirements" || die "$requirements could not be installed: pip says why, above"
   run "${pip[@]}" --no-build-isolation --no-deps -e . || die "the fork could not be installed: its message is above"
 }
 
-make_environment() { # .venv holds a stamp once it is complete; without it, or with another one, it is remade
+make_environment() { # it holds a stamp once it is complete; without it, or with another one, it is remade
   local stamp="" place inputs
   refuse_foreign_environment
   inputs=$(environment_inputs)
   place=$(environment_place)
-  [[ ! -e .venv/.runtests ]] || stamp=$(<.venv/.runtests)
+  [[ ! -e $venv/.runtests ]] || stamp=$(<"$venv"/.runtests)
   if [[ -n $place && $stamp == "$place $inputs" ]]; then
     return
   fi
@@ -166,7 +178,7 @@ make_environment() { # .venv holds a stamp once it is complete; without it, or w
     create_environment
   fi
   install_requirements
-  [[ -n $dryrun ]] || echo "$(environment_place) $inputs" >.venv/.runtests
+  [[ -n $dryrun ]] || echo "$(environment_place) $inputs" >"$venv"/.runtests
 }
 
 locked() { # COMMAND...: one at a time in this folder, where the system has flock
@@ -199,14 +211,20 @@ package_folder() { # where `import monai` finds a package; empty for the folder 
   "$python" -c 'import importlib.util as u; s = u.find_spec("monai"); print(s and s.origin or "")' | sed 's|/[^/]*$||'
 }
 
+amended_files() { # those of monai/ that are a part of what the package holds
+  [[ ! -e setup.cfg ]] || sed -n '/^\[upstream:amends]/,/^\[/s|^\(monai/[^ ]*\) *=.*|\1|p' setup.cfg
+}
+
 check_package() { # an outdated copy or the plain release must not be tested in place of this tree
-  local file folder
+  local file folder amended
   folder=$(package_folder)
   [[ -n $folder ]] || die "$python has no monai: $remedy"
+  amended=$(amended_files)
   while IFS= read -r file; do
-    cmp -s "$file" "$folder/${file#monai/}" ||
+    [[ $'\n'$amended$'\n' == *$'\n'$file$'\n'* ]] || cmp -s "$file" "$folder/${file#monai/}" ||
       die "$python imports '$folder', whose ${file#monai/} is not the one here: $remedy"
   done < <(find monai -name '*.py')
+  [[ -z $amended ]] || "$python" -m fork compare "${folder%/*}" >/dev/null || die "$python imports another package: $remedy"
 }
 
 need_package() { # the interpreter imports the release with monai/ of this folder laid over it
@@ -331,6 +349,12 @@ parse() {
       --disttests) want dist ;;
       --net) want net ;;
       --list_tests) want list ;;
+      --torch)
+        [[ ${2:-} =~ ^[0-9][0-9a-z.+]*$ ]] || die "--torch needs a version, such as 2.8.0, got '${2:-}'"
+        torch=$2
+        venv=.venv-torch-$torch
+        shift
+        ;;
       -f | --codeformat) want ruff && want headers ;;
       --autofix | --formatfix) want autofix ;;
       --ruff) want ruff ;;
@@ -352,6 +376,13 @@ parse() {
 }
 
 check_request() {
+  if [[ -n $torch && -n ${MONAI_PY_EXE:-} ]]; then
+    die "--torch makes an environment, MONAI_PY_EXE='$MONAI_PY_EXE' names another one: give one of them"
+  fi
+  if [[ -n $torch && $wanted == " " ]]; then
+    want unit
+    quick=yes
+  fi
   if [[ -n $quick$coverage ]] && ! wants unit; then
     die "-q and --coverage change the unit tests: give -u, too"
   fi

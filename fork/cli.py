@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fork.amend import Amendment
-from fork.overlay import amendments, differences, is_linked, list_problems, merge, release_problems
+from fork.overlay import amendments, check, differences, is_linked, list_problems, merge, outdated, release_problems
 from fork.patch import make_patch
 from fork.pin import ForkError, Pin, read_pin
 from fork.rebase import compare
@@ -33,6 +33,7 @@ examples:
   python -m fork status                   what the fork replaces, amends and adds, and whether all fits
   python -m fork build --link             merged package in build/fork; an edit in monai/ takes effect there
   python -m fork build /tmp/merged        the same as plain files, elsewhere
+  python -m fork compare DIR              whether the monai that lies in DIR is this fork
   python -m fork patch -o attention.patch patch for an upstream pull request
   python -m fork rebase 1.6.2             what a move to MONAI 1.6.2 has to look at
 """
@@ -78,6 +79,10 @@ def _parser() -> argparse.ArgumentParser:
         help="links instead of copies; once linked, a folder stays so",
     )
     command.set_defaults(run=_build)
+
+    command = commands.add_parser("compare", help="tell whether an installed package is the fork; exit 1 if it is not")
+    command.add_argument("folder", type=Path, metavar="DIR", help="the folder that holds monai")
+    command.set_defaults(run=_compare)
 
     command = commands.add_parser("patch", help="write the fork as a patch against the release")
     command.add_argument("-o", "--output", required=True, type=Path, metavar="FILE", help="where to write it")
@@ -134,6 +139,18 @@ def _wheel_state(pin: Pin) -> str:
 def _build(pin: Pin, options: argparse.Namespace) -> int:
     folder = options.folder or pin.build / "fork"
     print(merge(folder, link=options.link or is_linked(folder), root=pin.root))
+    return 0
+
+
+def _compare(pin: Pin, options: argparse.Namespace) -> int:
+    check(pin)
+    release = pristine(pin.root)
+    check(pin, release)
+    other = outdated(options.folder, pin, release)
+    if other:
+        more = f" (and {len(other) - 1} more)" if len(other) > 1 else ""
+        raise ForkError(f"'{options.folder}' does not hold '{other[0]}' as the fork has it{more}")
+    print(f"{options.folder}: {pin.full_version}, {len(pin.files)} files of the fork")
     return 0
 
 

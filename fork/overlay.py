@@ -32,6 +32,7 @@ __all__ = [
     "is_linked",
     "list_problems",
     "merge",
+    "outdated",
     "release_problems",
     "version_source",
 ]
@@ -132,6 +133,12 @@ def differences(target: Path, pin: Pin, release: Path, link: bool) -> list[str]:
     changed = {path for path in expected.keys() | present.keys() if expected.get(path) != present.get(path)}
     links = {path: pin.root / path for path in pin.files.keys() - pin.amends.keys()} if link else {}
     return sorted(changed | {path for path in pin.files if _points_to(target / path) != links.get(path)})
+
+
+def outdated(folder: Path, pin: Pin, release: Path) -> list[str]:
+    """Files of the fork that the package ``monai`` in a folder does not hold as a merge would."""
+    ours = contents(pin, release)
+    return sorted(path for path in ours if not (folder / path).is_file() or (folder / path).read_bytes() != ours[path])
 
 
 def is_linked(target: Path) -> bool:

@@ -104,6 +104,42 @@ class TestBuild(Sandbox):
         self.assertIn("setup.cfg", tree(self.root))
 
 
+class TestCompare(Sandbox):
+    def setUp(self):
+        super().setUp()
+        self.use(self.wheel)
+        self.run_fork("build", str(self.outside / "site"))
+
+    def compare(self) -> tuple[int, str, str]:
+        return self.run_fork("compare", str(self.outside / "site"))
+
+    def test_the_fork(self):
+        (self.outside / "site/torch").mkdir()
+        code, out, err = self.compare()
+        self.assertEqual((code, err), (0, ""))
+        self.assertIn("1.0.0+trial.1, 2 files", out)
+
+    @parameterized.expand([["changed"], ["missing"], ["older"]])
+    def test_another_package(self, kind):
+        place = self.outside / "site/monai/blocks/New.py"
+        if kind == "changed":
+            place.write_text("other\n")
+        elif kind == "missing":
+            place.unlink()
+        else:
+            self.edit("monai/blocks/New.py", "new", "newer")
+        code, out, err = self.compare()
+        self.assertEqual((code, out), (1, ""))
+        self.assertEqual(
+            err, f"fork: '{self.outside / 'site'}' does not hold 'monai/blocks/New.py' as the fork has it\n"
+        )
+
+    def test_many_files(self):
+        self.edit("monai/blocks/New.py", "new", "newer")
+        self.edit("monai/blocks/a.py", "one", "ONE")
+        self.assertIn("(and 1 more)", self.compare()[2])
+
+
 class TestProgram(unittest.TestCase):
     def run_program(self, *arguments: str) -> subprocess.CompletedProcess:
         return subprocess.run(
@@ -113,10 +149,10 @@ class TestProgram(unittest.TestCase):
     def test_help(self):
         done = self.run_program("-h")
         self.assertEqual(done.returncode, 0)
-        for text in ("status", "build", "patch", "rebase", "examples:", "python -m fork patch -o"):
+        for text in ("status", "build", "compare", "patch", "rebase", "examples:", "python -m fork patch -o"):
             self.assertIn(text, done.stdout)
 
-    @parameterized.expand([[[]], [["bogus"]], [["patch"]], [["rebase"]], [["build", "a", "b"]]])
+    @parameterized.expand([[[]], [["bogus"]], [["patch"]], [["rebase"]], [["compare"]], [["build", "a", "b"]]])
     def test_wrong_use(self, arguments):
         done = self.run_program(*arguments)
         self.assertEqual(done.returncode, 2)

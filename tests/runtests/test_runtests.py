@@ -32,7 +32,8 @@ case "$*" in
   "-m pip "*) eval "${FAKE_PIP:-:}" ;;
   "-m ruff "*) eval "${FAKE_RUFF:-:}" ;;
   "-m pytest "*) eval "${FAKE_PYTEST:-:}" ;;
-  "-m fork build --link") mkdir -p build/fork && cp -r monai build/fork/ ;;
+  "-m fork build --link") [ -n "${FAKE_BUILD:-}" ] || { mkdir -p build/fork && cp -r monai build/fork/; } ;;
+  "-m fork compare "*) eval "${FAKE_COMPARE:-:}" ;;
   "-c "*find_spec*) [ ! -d build/fork/monai ] || echo "$PWD/build/fork/monai/__init__.py" ;;
   "-c "*version*) exec "$REAL_PYTHON" "$@" ;;
 esac
@@ -56,6 +57,11 @@ TEST_CASES_DRYRUN = [
     [["--build"], [["build"]]],
     [["--clean"], [["rm", "build", "dist"]]],
     [["--demo"], [["fork"], ["demo"]]],
+    [
+        ["--torch", "2.8.0"],
+        [["cp"], ["sed"], ["fork", "build", "--link"], ["pytest", "tests", "not grid and not slow"]],
+    ],
+    [["--torch", "2.9.0+cpu", "--net"], [["cp"], ["sed"], ["fork"], ["pytest", "-m", "grid"]]],
     [["-u", "-f"], [["ruff", "check"], ["ruff", "format"], ["check_headers"], ["fork"], ["pytest", "tests"]]],
     [["--demo", "-u", "-b", "-c"], [["rm"], ["build"], ["fork"], ["pytest"], ["demo"]]],
     [
@@ -69,6 +75,9 @@ TEST_CASES_REFUSED = [
     ["unknown_after_known", ["-u", "tests/networks"], ["usage: ./runtests.sh", "'tests/networks'"]],
     ["quick_alone", ["-q"], ["-u"]],
     ["coverage_without_unit_tests", ["-f", "--coverage"], ["-u"]],
+    ["no_version_of_torch", ["-u", "--torch"], ["--torch needs a version", "2.8.0"]],
+    ["flag_for_a_version_of_torch", ["--torch", "-u"], ["--torch needs a version", "'-u'"]],
+    ["path_for_a_version_of_torch", ["--torch", "2/../.."], ["--torch needs a version", "'2/../..'"]],
 ]
 
 
@@ -173,7 +182,7 @@ class TestFlags(Sandbox):
 
     def test_help(self):
         output = self.passes("--help")
-        for flag in ("--unittests", "--codeformat", "--disttests", "--list_tests", "MONAI_PY_EXE"):
+        for flag in ("--unittests", "--codeformat", "--disttests", "--list_tests", "--torch VERSION", "MONAI_PY_EXE"):
             self.assertIn(flag, output)
         process = self.start()
         self.assertEqual((process.communicate()[0], process.returncode), (output, 1))
@@ -188,7 +197,8 @@ class TestFlags(Sandbox):
     def test_clean_removes_outputs_alone(self):
         outputs = ["build/fork/monai/a.py", "dist/a.whl", "monai.egg-info/PKG-INFO", "monai/__pycache__/a.pyc"]
         kept = ["monai/module.py", ".venv/lib/__pycache__/a.pyc", ".git/config", "myenv/lib/__pycache__/a.pyc"]
-        for name in outputs + kept[1:] + ["myenv/pyvenv.cfg"]:
+        kept.append(".venv-torch-2.8.0/lib/__pycache__/a.pyc")
+        for name in outputs + kept[1:] + ["myenv/pyvenv.cfg", ".venv-torch-2.8.0/pyvenv.cfg"]:
             self.write(name, "")
         self.passes("-c")
         self.assertEqual([name for name in outputs if (self.root / name).exists()], [])
@@ -311,6 +321,40 @@ class TestEnvironment(Sandbox):
         self.passes("--ruff")
         self.assertEqual(self.modules()[0], "venv")
 
+    def test_of_another_torch(self):
+        self.passes("--ruff")
+        self.calls()
+        self.passes("--torch", "2.8.0")
+        self.assertEqual(self.calls("pytest")[-1].split()[0], "QUICKTEST=true")
+        home = self.root / ".venv-torch-2.8.0"
+        pinned = (self.root / "requirements-dev.txt").read_text().splitlines()
+        replaced = (home / "requirements.txt").read_text().splitlines()
+        others = [(old, new) for old, new in zip(pinned, replaced) if old != new]
+        self.assertEqual([new for _, new in others], ["torch==2.8.0"])
+        self.assertEqual(len(pinned), len(replaced))
+        self.passes("--ruff")
+        self.assertEqual(self.modules(), ["ruff", "ruff"])
+
+    def test_of_another_torch_is_made_once(self):
+        self.passes("--torch", "2.8.0")
+        calls = self.calls()
+        self.assertEqual([line.split("-m ")[1].split()[0] for line in calls], ["venv", *INSTALL, "fork", "pytest"])
+        self.assertIn("-r .venv-torch-2.8.0/requirements.txt", " ".join(calls))
+        self.passes("--torch", "2.8.0", "--net")
+        self.assertEqual(self.modules(), ["fork", "pytest"])
+        self.passes("--torch", "2.9.0", "--mypy")
+        self.assertEqual(self.modules(), ["venv", *INSTALL, "fork", "mypy"])
+        self.assertFalse((self.root / ".venv").exists())
+
+    def test_of_another_torch_needs_a_torch_to_replace(self):
+        (self.root / "requirements-dev.txt").write_text("numpy\n")
+        self.assertIn("pins no torch", self.fails("--torch", "2.8.0"))
+
+    def test_of_another_torch_and_of_the_user(self):
+        message = self.fails("--torch", "2.8.0", MONAI_PY_EXE=sys.executable)
+        self.assertIn("--torch", message)
+        self.assertIn("MONAI_PY_EXE", message)
+
     def test_environment_of_another_maker_is_left_alone(self):
         theirs = self.write(".venv/pyvenv.cfg", "home = /usr/bin\n")
         message = self.fails("-u")
@@ -366,6 +410,18 @@ class TestChosenInterpreter(Sandbox):
         message = self.fails("-f", MONAI_PY_EXE=str(bare))
         self.assertIn("'ruff'", message)
         self.assertIn("requirements-dev.txt", message)
+
+    def test_with_a_package_of_another_amended_file(self):
+        self.write("setup.cfg", "[upstream:amends]\nmonai/half.py = why\n    adds: a\n\n[upstream:adds]\n")
+        self.write("monai/half.py", self.header + "half = 1\n")
+        self.write("build/fork/monai/module.py", (self.root / "monai/module.py").read_text())
+        self.write("build/fork/monai/half.py", "half = 1\nrest = 2\n")
+        options = {"MONAI_PY_EXE": str(self.fake), "FAKE_BUILD": ":"}
+        self.passes("-u", **options)
+        self.assertIn(f"-m fork compare {self.root}/build/fork", self.calls())
+        message = self.fails("-u", FAKE_COMPARE="echo 'fork: another half.py' >&2; exit 1", **options)
+        self.assertIn("another half.py", message)
+        self.assertIn("pip install -e .", message)
 
     def test_with_another_monai(self):
         self.write("other/monai/__init__.py", "")
