@@ -229,8 +229,11 @@ class TestContext(unittest.TestCase):
 
     def test_nothing_recorded(self):
         net = build(DecoderOnlyTransformer, WORDS)
+        decoder = net.cached(2)
         with self.assertWarnsRegex(UserWarning, "recorded nothing.*cached"), capture_attention(net):
-            net.cached(2)(TOKENS)
+            decoder(TOKENS)
+        with self.assertRaisesRegex(ValueError, "attn has hooks"), capture_attention(net):
+            net.cached(2)
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             with self.assertRaises(KeyError), capture_attention(net):

@@ -19,6 +19,7 @@ import torch.nn as nn
 
 from monai.networks.blocks.attention.block import AttentionBlock
 from monai.networks.blocks.attention.options import resolve_projection
+from monai.networks.layers.utils import get_rel_pos_embedding_layer
 
 __all__ = ["CrossAttentionBlock"]
 
@@ -93,6 +94,10 @@ class CrossAttentionBlock(AttentionBlock):
         self.to_q = nn.Linear(self.hidden_input_size, self.inner_dim, bias=qkv_bias)
         self.to_k = nn.Linear(self.context_input_size, self.inner_dim, bias=qkv_bias)
         self.to_v = nn.Linear(self.context_input_size, self.inner_dim, bias=qkv_bias)
+        rel_pos = None
+        if rel_pos_embedding is not None:
+            rel_pos = get_rel_pos_embedding_layer(rel_pos_embedding, input_size, self.head_dim, num_heads)
+        self._make_parts(False, rel_pos)
 
     def forward(
         self, x: torch.Tensor, context: Optional[torch.Tensor] = None, attn_mask: Optional[torch.Tensor] = None
@@ -120,9 +125,10 @@ class CrossAttentionBlock(AttentionBlock):
         Queries of the tokens ``x``, (B, Q, C), keys and values of the ``context``, (B, K, context_input_size), or of
         ``x`` without one: (B, heads, Q, D) and twice (B, heads, K, D).
         """
+        q = self.input_rearrange(self.to_q(x))
         k, v = self.project_context(x if context is None else context)
-        return self.split_heads(self.to_q(x)), k, v
+        return q, k, v
 
     def project_context(self, context: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values of a context, (B, K, context_input_size): each (B, heads, K, D)."""
-        return self.split_heads(self.to_k(context)), self.split_heads(self.to_v(context))
+        return self.input_rearrange(self.to_k(context)), self.input_rearrange(self.to_v(context))

@@ -14,5 +14,7 @@
 from __future__ import annotations
 
 from monai.networks.blocks.attention.positions import DecomposedRelativePosEmbedding
+from monai.networks.blocks.attention_utils import add_decomposed_rel_pos
+from monai.utils.misc import ensure_tuple_size
 
-__all__ = ["DecomposedRelativePosEmbedding"]
+__all__ = ["DecomposedRelativePosEmbedding", "add_decomposed_rel_pos", "ensure_tuple_size"]

@@ -19,6 +19,7 @@ import torch.nn as nn
 
 from monai.networks.blocks.attention.block import AttentionBlock
 from monai.networks.blocks.attention.options import resolve_projection
+from monai.networks.layers.utils import get_rel_pos_embedding_layer
 
 __all__ = ["SABlock"]
 
@@ -91,20 +92,29 @@ class SABlock(AttentionBlock):
             use_proj_attn=resolve_projection(use_proj_attn, include_fc),
         )
         self.dim_head = self.head_dim
-        self.include_fc = include_fc
+        self.include_fc = self.use_proj_attn
         self.use_combined_linear = use_combined_linear
+        self._make_linears(qkv_bias)
+        rel_pos = None
+        if rel_pos_embedding is not None:
+            rel_pos = get_rel_pos_embedding_layer(rel_pos_embedding, input_size, self.head_dim, num_heads)
+        self._make_parts(use_combined_linear, rel_pos)
 
-        # the linears that are not used exist as identities, so that TorchScript finds every name
-        self.qkv: nn.Linear | nn.Identity = nn.Identity()
-        self.to_q: nn.Linear | nn.Identity = nn.Identity()
-        self.to_k: nn.Linear | nn.Identity = nn.Identity()
-        self.to_v: nn.Linear | nn.Identity = nn.Identity()
-        if use_combined_linear:
-            self.qkv = nn.Linear(self.hidden_input_size, 3 * self.inner_dim, bias=qkv_bias)
+    def _make_linears(self, bias: bool) -> None:
+        """The linears that are not used exist as one identity, as upstream has it: TorchScript finds every name."""
+        unused = nn.Identity()
+        self.qkv: nn.Linear | nn.Identity
+        self.to_q: nn.Linear | nn.Identity
+        self.to_k: nn.Linear | nn.Identity
+        self.to_v: nn.Linear | nn.Identity
+        if self.use_combined_linear:
+            self.qkv = nn.Linear(self.hidden_input_size, 3 * self.inner_dim, bias=bias)
+            self.to_q = self.to_k = self.to_v = unused
         else:
-            self.to_q = nn.Linear(self.hidden_input_size, self.inner_dim, bias=qkv_bias)
-            self.to_k = nn.Linear(self.hidden_input_size, self.inner_dim, bias=qkv_bias)
-            self.to_v = nn.Linear(self.hidden_input_size, self.inner_dim, bias=qkv_bias)
+            self.to_q = nn.Linear(self.hidden_input_size, self.inner_dim, bias=bias)
+            self.to_k = nn.Linear(self.hidden_input_size, self.inner_dim, bias=bias)
+            self.to_v = nn.Linear(self.hidden_input_size, self.inner_dim, bias=bias)
+            self.qkv = unused
 
     def forward(self, x: torch.Tensor, attn_mask: Optional[torch.Tensor] = None) -> torch.Tensor:
         """
@@ -125,7 +135,7 @@ class SABlock(AttentionBlock):
     def project(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Queries, keys and values of the tokens ``x``, (B, N, C): each (B, heads, N, D)."""
         if self.use_combined_linear:
-            qkv = self.qkv(x).reshape(x.shape[0], x.shape[1], 3, self.num_heads, self.head_dim)
-            q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-            return q, k, v
-        return self.split_heads(self.to_q(x)), self.split_heads(self.to_k(x)), self.split_heads(self.to_v(x))
+            qkv = self.input_rearrange(self.qkv(x))
+            return qkv[0], qkv[1], qkv[2]
+        q, k, v = self.to_q(x), self.to_k(x), self.to_v(x)
+        return self.input_rearrange(q), self.input_rearrange(k), self.input_rearrange(v)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import torch
 import torch.nn as nn
 
+from monai.networks.blocks.attention.options import projection_argument
 from monai.networks.blocks.selfattention import SABlock
 from monai.networks.state_dict.hooks import SafeLoading
 
@@ -65,14 +66,14 @@ class SpatialAttentionBlock(SafeLoading):
         self.spatial_dims = spatial_dims
         self.norm = nn.GroupNorm(norm_num_groups, num_channels, eps=norm_eps)
         self.attn = SABlock(
-            num_channels,
-            num_channels // head_width,
+            hidden_size=num_channels,
+            num_heads=num_channels // head_width,
             qkv_bias=True,
             attention_dtype=attention_dtype,
             include_fc=include_fc,
             use_combined_linear=use_combined_linear,
             use_flash_attention=use_flash_attention,
-            use_proj_attn=use_proj_attn,
+            **projection_argument(use_proj_attn),
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

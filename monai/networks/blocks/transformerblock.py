@@ -17,7 +17,7 @@ from typing import Optional
 import torch
 import torch.nn as nn
 
-from monai.networks.blocks.attention.options import AttentionOptions, check_sizes
+from monai.networks.blocks.attention.options import AttentionOptions, check_sizes, projection_argument
 from monai.networks.blocks.crossattention import CrossAttentionBlock
 from monai.networks.blocks.mlp import MLPBlock
 from monai.networks.blocks.selfattention import SABlock
@@ -90,7 +90,7 @@ class TransformerBlock(SafeLoading):
             include_fc=include_fc,
             use_combined_linear=use_combined_linear,
             use_flash_attention=use_flash_attention,
-            use_proj_attn=use_proj_attn,
+            **projection_argument(use_proj_attn),
         )
         self.norm2 = nn.LayerNorm(hidden_size)
         # without a cross attention it is not used: frozen, so that nobody waits for its gradient
@@ -98,13 +98,14 @@ class TransformerBlock(SafeLoading):
         self.cross_attn: CrossAttentionBlock | nn.Identity = nn.Identity()
         if with_cross_attention:
             self.cross_attn = CrossAttentionBlock(
-                hidden_size,
-                num_heads,
-                dropout_rate,
+                hidden_size=hidden_size,
+                num_heads=num_heads,
+                dropout_rate=dropout_rate,
                 qkv_bias=qkv_bias,
-                save_attn=save_attn,
+                causal=False,
                 use_flash_attention=use_flash_attention,
-                use_proj_attn=use_proj_attn,
+                **({"save_attn": True} if save_attn else {}),
+                **projection_argument(use_proj_attn),
             )
 
     def idle_keys(self) -> list[str]:
@@ -131,7 +132,11 @@ class TransformerBlock(SafeLoading):
         """
         x = x + self.attn(self.norm1(x), attn_mask=attn_mask)
         if self.with_cross_attention:
-            x = x + self.cross_attn(self.norm_cross_attn(x), context=context, attn_mask=context_mask)
+            normed = self.norm_cross_attn(x)
+            if context_mask is None:  # another module in its place may take no mask
+                x = x + self.cross_attn(normed, context=context)
+            else:
+                x = x + self.cross_attn(normed, context=context, attn_mask=context_mask)
         return x + self.mlp(self.norm2(x))
 
 

@@ -204,7 +204,7 @@ def _run(net: nn.Module, blocks: dict[str, AttentionBlock], args: tuple, target:
     handles = []
     for block in blocks.values():
         handles.append(block.register_forward_pre_hook(partial(_begin, layers)))
-        handles.append(block.out_proj.register_forward_pre_hook(partial(_keep_heads, layers)))
+        handles.append(block.out_rearrange.register_forward_hook(partial(_keep_heads, layers)))
         handles.append(block.register_forward_hook(partial(_finish, layers), with_kwargs=True))
     try:
         score = _score(net(*args), target)
@@ -224,10 +224,10 @@ def _begin(layers: list[_Layer], block: nn.Module, args: tuple) -> None:
         layers.append(_Layer(block))  # type: ignore[arg-type]
 
 
-def _keep_heads(layers: list[_Layer], projection: nn.Module, args: tuple) -> None:
-    """The input of the output projection is the result of all heads, (B, T, heads x D)."""
+def _keep_heads(layers: list[_Layer], rearrange: nn.Module, args: tuple, output: torch.Tensor) -> None:
+    """The result of all heads, (B, T, heads x D), before the output projection."""
     if not is_recomputed():
-        layers[-1].heads = args[0]
+        layers[-1].heads = output
 
 
 def _finish(layers: list[_Layer], block: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:

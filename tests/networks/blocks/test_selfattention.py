@@ -136,13 +136,13 @@ class TestSABlock(unittest.TestCase):
         bare.qkv.load_state_dict(net.qkv.state_dict())
         torch.testing.assert_close(net(tokens()), net.out_proj(bare(tokens())))
 
-    @parameterized.expand([({}, 0), ({"save_attn": True}, 8)])
-    def test_causal_mask_is_a_registered_buffer(self, kwargs, size):
+    @parameterized.expand([({},), ({"save_attn": True},)])
+    def test_causal_mask_is_a_registered_buffer(self, kwargs):
+        """Empty, as no path reads it, and of a type that averages of weights take."""
         for causal in (True, False):
             net = block(causal=causal, sequence_length=8, **kwargs)
             mask = dict(net.named_buffers())["causal_mask"]
-            side = size if causal else 0
-            self.assertEqual((mask.dtype, mask.shape), (torch.bool, (1, 1, side, side)))
+            self.assertEqual((mask.dtype, mask.shape), (torch.float32, (1, 1, 0, 0)))
             self.assertNotIn("causal_mask", net.state_dict())
 
     @parameterized.expand([(length, save) for length in (1, 8, 12, 30) for save in (True, False)])

@@ -13,25 +13,43 @@
 
 from __future__ import annotations
 
-from typing import Optional
+from collections.abc import Callable
+from typing import Any, Optional
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from monai.networks.blocks.attention.kernels import (
-    attention_weights,
-    fused_attention,
-    fused_attention_with_bias,
-    runs_now,
-)
-from monai.networks.blocks.attention.mask import lower_triangle, resolve_mask
+from monai.networks.blocks.attention.derivatives import kernel_serves
+from monai.networks.blocks.attention.flops import count_attention
+from monai.networks.blocks.attention.kernels import fused_attention, fused_attention_with_bias, runs_now
+from monai.networks.blocks.attention.mask import attention_weights, causal_buffer, lower_triangle, resolve_mask
 from monai.networks.blocks.attention.options import check_sizes
 from monai.networks.blocks.attention.positions import DecomposedRelativePosEmbedding, sum_over_axes
-from monai.networks.layers.utils import get_rel_pos_embedding_layer
+from monai.networks.blocks.attention.rearrange import JoinHeads, SplitHeads, SplitQueriesKeysValues
+from monai.networks.blocks.attention.torch_private import has_hooks
 from monai.networks.state_dict.hooks import SafeLoading
 
-__all__ = ["AttentionBlock"]
+__all__ = ["AttentionBlock", "is_plain", "runs_own_forward"]
+
+OWN_MODULES = ("monai.networks.blocks.selfattention", "monai.networks.blocks.crossattention")
+TOO_OLD_TO_RUN = (
+    "{cls} was saved as a whole object by a release that this package cannot run: it lacks {missing}. Save "
+    "net.state_dict() with that release, and load it into a network that is built with this package."
+)
+
+
+def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """
+    Tell whether what a module computes may be computed without calling it: it is of that very class, and nobody has
+    hooks on it or has replaced its forward.
+    """
+    return type(module) is kind and not has_hooks(module) and "forward" not in module.__dict__
+
+
+def runs_own_forward(block: nn.Module) -> bool:
+    """Tell whether a block of attention computes as this package says, not as a subclass or its user does."""
+    return getattr(type(block).forward, "__module__", "") in OWN_MODULES and "forward" not in block.__dict__
 
 
 class AttentionBlock(SafeLoading):
@@ -39,17 +57,25 @@ class AttentionBlock(SafeLoading):
     The core that the public attention blocks share: what they check, register and compute after their own linears.
 
     Scaled dot-product attention with several heads, see "Vaswani et al., Attention Is All You Need
-    <https://arxiv.org/abs/1706.03762>". The fused kernel does the work unless the attention matrix itself is asked for.
+    <https://arxiv.org/abs/1706.03762>". The fused kernel does the work unless somebody wants the matrix or its
+    weights: by ``save_attn``, by a hook on ``drop_weights`` or the positions, or by another module in their place. With
+    ``use_flash_attention=True`` only ``save_attn`` and the positions count: upstream's flash attention never
+    calls ``drop_weights`` either. Hooks on all modules (``register_module_forward_hook``) change nothing, since
+    profilers set them to see what runs. Where the kernel has no derivative (forward mode, ``torch.func``), the matrix
+    is built, too.
 
     The arguments are those of :class:`~monai.networks.blocks.selfattention.SABlock`, with ``use_proj_attn`` decided. A
-    subclass makes the linears of q, k and v (``project``), and hands their results to :meth:`attend`.
+    subclass makes the linears of q, k and v between two calls, ``__init__`` and ``_make_parts``, so that all parameters
+    have upstream's order; it computes q, k and v in ``project``, and hands them to :meth:`attend`.
 
     Raises:
         ValueError: if an argument is out of range, if two arguments exclude each other, or if the width of the
             attention differs from the width of its input and there is no projection between them.
     """
 
-    __constants__ = ["fused_rel_pos"]
+    # constants of a script are what the properties say when it is made
+    __constants__ = ["fuses", "use_flash_attention"]
+    __jit_unused_properties__ = ["fuses", "fused_rel_pos"]
     attention_kind = "self"
     """What a block attends to, its own tokens ("self") or a context ("cross"). Blocks of a kind are built alike."""
 
@@ -70,6 +96,7 @@ class AttentionBlock(SafeLoading):
         use_proj_attn: bool,
     ) -> None:
         super().__init__()
+        count_attention()
         check_sizes(hidden_size, num_heads, dropout_rate, dim_head)
         if causal and sequence_length is None:
             raise ValueError("causal attention needs sequence_length, the number of tokens it is built for.")
@@ -96,6 +123,7 @@ class AttentionBlock(SafeLoading):
         self.input_size = input_size
         self.use_flash_attention = use_flash_attention
         self.use_proj_attn = use_proj_attn
+        self.include_fc = True
 
         if not use_proj_attn and self.inner_dim != self.hidden_input_size:
             raise ValueError(
@@ -104,24 +132,60 @@ class AttentionBlock(SafeLoading):
             )
         self.out_proj: nn.Linear | nn.Identity
         self.out_proj = nn.Linear(self.inner_dim, self.hidden_input_size) if use_proj_attn else nn.Identity()
-        self.drop_output = nn.Dropout(dropout_rate)
-        self.drop_weights = nn.Dropout(dropout_rate)
         self.att_mat = torch.Tensor()
+        self.register_load_state_dict_post_hook(_follow_weights)
 
-        # the fused kernel applies causality itself: only the explicit path reads a mask
-        mask = torch.empty(1, 1, 0, 0, dtype=torch.bool)
-        if causal and save_attn and sequence_length is not None:
-            mask = lower_triangle(sequence_length, sequence_length)
+    def _make_parts(self, combined: bool, rel_pos: nn.Module | None) -> None:
+        """
+        Make what follows the linears of q, k and v.
+
+        Args:
+            combined: whether one linear computes q, k and v.
+            rel_pos: embedding of relative positions, or None.
+        """
+        split = SplitQueriesKeysValues if combined else SplitHeads
+        self.input_rearrange = split(self.num_heads)
+        self.out_rearrange = JoinHeads()
+        self.drop_output = nn.Dropout(self.dropout_rate)
+        self.drop_weights = nn.Dropout(self.dropout_rate)
+        self.rel_positional_embedding = rel_pos
+        self._register_mask()
+
+    def _register_mask(self) -> None:
+        """
+        No path of this class reads the mask, which is derived where it is used: the buffer is empty. A subclass with a
+        forward of its own may read it, as upstream's forward does: there it holds the values.
+        """
+        filled = self.causal and self.sequence_length is not None and not runs_own_forward(self)
         self.causal_mask: torch.Tensor
-        self.register_buffer("causal_mask", mask, persistent=False)
+        self.register_buffer("causal_mask", causal_buffer(self.sequence_length if filled else 0), persistent=False)
 
-        self.rel_positional_embedding = None
-        if rel_pos_embedding is not None:
-            self.rel_positional_embedding = get_rel_pos_embedding_layer(
-                rel_pos_embedding, input_size, self.head_dim, num_heads
-            )
-        # an embedding of the user's own only knows how to change a matrix of logits
-        self.fused_rel_pos = isinstance(self.rel_positional_embedding, DecomposedRelativePosEmbedding)
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> AttentionBlock:
+        """What moves the block leaves a causal mask behind that holds: off the meta device, and after ``to_empty``."""
+        mask = self.causal_mask
+        length = mask.shape[-1]
+        if mask.is_meta:
+            self.causal_mask = mask = causal_buffer(length)
+        untouched = length > 0 and torch.equal(mask, causal_buffer(length, mask.dtype, mask.device))
+        super()._apply(fn, recurse)
+        mask = self.causal_mask
+        if untouched and not mask.is_meta:
+            self.causal_mask = causal_buffer(length, mask.dtype, mask.device)
+        return self
+
+    @property
+    def fuses(self) -> bool:
+        """Whether nobody watches or has replaced what the fused kernel computes without calling it."""
+        rel_pos = self.rel_positional_embedding
+        if rel_pos is not None and not is_plain(rel_pos, DecomposedRelativePosEmbedding):
+            return False
+        return self.use_flash_attention or is_plain(self.drop_weights, nn.Dropout)
+
+    @property
+    def fused_rel_pos(self) -> bool:
+        """Whether there are relative positions that the fused kernel takes."""
+        rel_pos = self.rel_positional_embedding
+        return rel_pos is not None and is_plain(rel_pos, DecomposedRelativePosEmbedding)
 
     def split_heads(self, x: torch.Tensor) -> torch.Tensor:
         """(B, N, heads x D) to (B, heads, N, D)."""
@@ -162,19 +226,33 @@ class AttentionBlock(SafeLoading):
 
     def join_heads(self, out: torch.Tensor) -> torch.Tensor:
         """The attention's result, (B, heads, Q, D), to the block's output, (B, Q, C)."""
-        out = out.transpose(1, 2).reshape(out.shape[0], out.shape[2], self.inner_dim)
-        return self.drop_output(self.out_proj(out))
+        out = self.out_rearrange(out)
+        if self.include_fc:
+            out = self.out_proj(out)
+        return self.drop_output(out)
 
     def _kernel(
         self, x: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: Optional[torch.Tensor]
     ) -> torch.Tensor:
-        """The one place that chooses a path: explicit where the matrix is wanted, else fused."""
-        if self.save_attn or (self.rel_positional_embedding is not None and not self.fused_rel_pos):
+        """The one place that chooses a path: explicit where the matrix or its weights are wanted, else fused."""
+        if self.fuses:
+            if self.save_attn or not kernel_serves():
+                return self._explicit(x, q, k, v, mask)
+            dropout_p = self._dropout_p()
+            if self.rel_positional_embedding is not None:
+                return self._fused_with_rel_pos(q, k, v, mask, dropout_p)
+            return fused_attention(q, k, v, mask, self.causal, self.scale, dropout_p)
+        else:
             return self._explicit(x, q, k, v, mask)
-        dropout_p = float(self.drop_weights.p) if self.drop_weights.training else 0.0
-        if self.fused_rel_pos:
-            return self._fused_with_rel_pos(q, k, v, mask, dropout_p)
-        return fused_attention(q, k, v, mask, self.causal, self.scale, dropout_p)
+
+    def _dropout_p(self) -> float:
+        """How many of the weights the fused kernel drops; upstream's flash attention reads another attribute."""
+        if not self.drop_weights.training:
+            return 0.0
+        if self.use_flash_attention:
+            return float(self.dropout_rate)
+        else:
+            return float(self.drop_weights.p)
 
     def _fused_with_rel_pos(
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: Optional[torch.Tensor], dropout_p: float
@@ -203,7 +281,7 @@ class AttentionBlock(SafeLoading):
         if self.rel_positional_embedding is not None:
             logits = self.rel_positional_embedding(x, logits, q)
         if self.causal:
-            mask = self._causal_mask(q.shape[2], k.shape[2], q.device)
+            mask = lower_triangle(q.shape[2], k.shape[2], device=q.device)
         weights = attention_weights(logits, mask)
         if self.save_attn:
             self.att_mat = weights.detach()
@@ -243,11 +321,12 @@ class AttentionBlock(SafeLoading):
         self, x: torch.Tensor, q: torch.Tensor, k: torch.Tensor, queries: torch.Tensor, mask: Optional[torch.Tensor]
     ) -> torch.Tensor:
         rel_pos = self.rel_positional_embedding
-        if rel_pos is not None and not self.fused_rel_pos:
+        fused = self.fused_rel_pos
+        if rel_pos is not None and not fused:
             logits = rel_pos(x, torch.matmul(q * self.scale, k.transpose(-2, -1)), q)[:, :, queries]
         else:
             logits = torch.matmul(q[:, :, queries] * self.scale, k.transpose(-2, -1))
-        if rel_pos is not None and self.fused_rel_pos:
+        if rel_pos is not None and fused:
             terms = rel_pos.axis_terms(q, k.shape[2])
             if len(terms) > 0:
                 logits = logits + sum_over_axes([term[:, :, queries] for term in terms])
@@ -264,7 +343,37 @@ class AttentionBlock(SafeLoading):
             raise ValueError("Causal attention does not support attention masks.")
         return resolve_mask(attn_mask, q.shape[0], self.num_heads, q.shape[2], k.shape[2])
 
-    def _causal_mask(self, queries: int, keys: int, device: torch.device) -> torch.Tensor:
-        if queries <= self.causal_mask.shape[2] and keys <= self.causal_mask.shape[3]:
-            return self.causal_mask[:, :, :queries, :keys]
-        return lower_triangle(queries, keys, device=device)
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """
+        Take over a block that was pickled as a whole object, by this package or by MONAI 1.6.
+
+        Raises:
+            RuntimeError: if it cannot be run: older releases lack attributes that decide what they compute.
+        """
+        super().__setstate__(state)
+        if "use_proj_attn" not in state:
+            self._complete(state)
+
+    def _complete(self, state: dict[str, Any]) -> None:
+        """Add what the release's blocks do not have, in the places of the modules that they have."""
+        missing = [name for name in ("use_flash_attention", "attention_dtype", "input_size") if name not in state]
+        if missing:
+            raise RuntimeError(TOO_OLD_TO_RUN.format(cls=type(self).__name__, missing=", ".join(missing)))
+        self.head_dim = state.get("head_dim", state.get("dim_head"))
+        self.inner_dim = self.head_dim * self.num_heads
+        self.include_fc = state.get("include_fc", True)
+        self.use_proj_attn = self.include_fc and not isinstance(self.out_proj, nn.Identity)
+        combined = state.get("use_combined_linear", False)
+        self.input_rearrange = SplitQueriesKeysValues(self.num_heads) if combined else SplitHeads(self.num_heads)
+        self.out_rearrange = JoinHeads()
+        self.register_load_state_dict_post_hook(_follow_weights)
+        self.__dict__.pop("causal_mask", None)
+        self._buffers.pop("causal_mask", None)
+        self._register_mask()
+
+
+def _follow_weights(block: AttentionBlock, _: Any) -> None:
+    """After a load that assigns tensors, which may lie on another device than the block was built on."""
+    mask, weight = block.causal_mask, next(block.parameters(), None)
+    if weight is not None and mask.device != weight.device and not weight.is_meta:
+        block.causal_mask = causal_buffer(mask.shape[-1], mask.dtype, weight.device)

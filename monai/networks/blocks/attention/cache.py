@@ -19,6 +19,9 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+from monai.networks.blocks.attention.block import runs_own_forward
+from monai.networks.blocks.attention.rearrange import JoinHeads, SplitHeads, SplitQueriesKeysValues
+from monai.networks.blocks.attention.torch_private import has_hooks
 from monai.networks.blocks.crossattention import CrossAttentionBlock
 from monai.networks.blocks.mlp import MLPBlock
 from monai.networks.blocks.selfattention import SABlock
@@ -31,7 +34,8 @@ def why_not_cached(block: Any) -> str | None:
     """
     Tell why a transformer block cannot decode on a cache, None where it can.
 
-    A cached step reads the weights of the block's layers without calling them, so they have to be torch's own.
+    A cached step reads the weights of the block's layers without calling them, so they have to be torch's own, and
+    nobody may watch them by hooks.
     """
     if not isinstance(block, TransformerBlock) or not isinstance(block.attn, SABlock):
         return f"{type(block).__name__} is no TransformerBlock with an SABlock"
@@ -42,15 +46,50 @@ def why_not_cached(block: Any) -> str | None:
             f"causal={attn.causal}, save_attn={attn.save_attn}, "
             f"rel_pos_embedding={'None' if attn.rel_positional_embedding is None else 'given'}"
         )
+    return _whose_forward(block) or _what_was_replaced(block) or _what_is_watched(block)
+
+
+def _whose_forward(block: TransformerBlock) -> str | None:
+    """A forward that a subclass or the user wrote, which a cached step would pass by."""
+    if type(block).forward is not TransformerBlock.forward:
+        return f"{type(block).__name__} has a forward of its own"
+    attentions = [block.attn, block.cross_attn] if block.with_cross_attention else [block.attn]
+    for attention in attentions:
+        if not isinstance(attention, (SABlock, CrossAttentionBlock)) or not runs_own_forward(attention):
+            return f"its attention {type(attention).__name__} has a forward of its own"
+    return None
+
+
+def _what_was_replaced(block: TransformerBlock) -> str | None:
+    attn = block.attn
     plain: dict[str, type] = {"norm1": nn.LayerNorm, "norm2": nn.LayerNorm, "mlp": MLPBlock, "mlp.fn": nn.GELU}
     linears = ["attn.qkv"] if attn.use_combined_linear else ["attn.to_q", "attn.to_k", "attn.to_v"]
-    linears += ["attn.out_proj"] if attn.use_proj_attn else []
+    linears += ["attn.out_proj"] if _projects(attn) else []
     plain.update(dict.fromkeys(linears + ["mlp.linear1", "mlp.linear2"], nn.Linear))
+    plain["attn.input_rearrange"] = SplitQueriesKeysValues if attn.use_combined_linear else SplitHeads
+    plain["attn.out_rearrange"] = JoinHeads
     for name, kind in plain.items():
         layer = block.get_submodule(name)
         if type(layer) is not kind:
             return f"its {name} is {type(layer).__name__}, not {kind.__name__}: merge what replaced it back into it"
+    for name in ("attn.drop_weights", "attn.drop_output", "mlp.drop1", "mlp.drop2"):
+        layer = block.get_submodule(name)
+        if type(layer) not in (nn.Dropout, nn.Identity):
+            return f"its {name} is {type(layer).__name__}, not Dropout: it may do something in evaluation"
     return None
+
+
+def _what_is_watched(block: TransformerBlock) -> str | None:
+    for name, layer in block.named_modules():
+        if name.startswith(("cross_attn.", "norm_cross_attn")):  # these are called
+            continue
+        if has_hooks(layer) or "forward" in layer.__dict__:
+            return f"its {name or 'forward'} has hooks or a replaced forward, which a cached step would not call"
+    return None
+
+
+def _projects(attn: SABlock) -> bool:
+    return attn.include_fc and type(attn.out_proj) is not nn.Identity
 
 
 class KeyValueCache(nn.Module):
@@ -142,7 +181,7 @@ class CachedTransformerBlock(nn.Module):
         self.norm1, self.norm2 = _weight_and_bias(block.norm1), _weight_and_bias(block.norm2)
         qkv: list[Any] = [attn.qkv] if attn.use_combined_linear else [attn.to_q, attn.to_k, attn.to_v]
         self.qkv = _weight_and_bias(*qkv)
-        self.out = _weight_and_bias(*([attn.out_proj] if attn.use_proj_attn else []))
+        self.out = _weight_and_bias(*([attn.out_proj] if _projects(attn) else []))
         self.linear1, self.linear2 = _weight_and_bias(block.mlp.linear1), _weight_and_bias(block.mlp.linear2)
         self.hidden_shape = list(block.norm1.normalized_shape)
 
@@ -208,7 +247,7 @@ class CachedTransformerBlock(nn.Module):
 
     def _attend_to_context(self, x: torch.Tensor) -> torch.Tensor:
         attn = self.cross_attn
-        q = attn.split_heads(attn.to_q(x))
+        q = attn.input_rearrange(attn.to_q(x))
         return attn.attend(x, q, self.context_keys, self.context_values, self.context_mask)
 
     def set_context(self, context: torch.Tensor, context_mask: Optional[torch.Tensor] = None) -> None:

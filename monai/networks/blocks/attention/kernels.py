@@ -19,10 +19,12 @@ import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-from monai.networks.blocks.attention.mask import allowed_keys, lower_triangle, mask_of_part
+from monai.networks.blocks.attention.derivatives import let_differentiate_twice
+from monai.networks.blocks.attention.flops import count_attention
+from monai.networks.blocks.attention.mask import allowed_keys, attention_weights, lower_triangle, mask_of_part
 from monai.networks.blocks.attention.positions import sum_over_axes
 
-__all__ = ["attention_weights", "fused_attention", "fused_attention_with_bias", "runs_now"]
+__all__ = ["fused_attention", "fused_attention_with_bias", "runs_now"]
 
 
 def runs_now() -> bool:
@@ -80,16 +82,34 @@ def _at_once(
     scale: float,
     dropout_p: float,
 ) -> torch.Tensor:
-    if dropout_p > 0.0 and q.is_cpu:  # of which its kernel has none
+    if dropout_p > 0.0 and q.is_cpu:  # the kernel of the CPU has no dropout
         if causal:
             mask = lower_triangle(q.shape[2], k.shape[2], device=q.device)
         weights = attention_weights(torch.matmul(q * scale, k.transpose(-2, -1)), mask)
         return torch.matmul(F.dropout(weights, dropout_p).to(v.dtype), v)
     if mask is None:
-        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout_p, is_causal=causal, scale=scale)
+        return _kernel(q, k, v, None, causal, scale, dropout_p)
     dead, allowed = allowed_keys(mask)
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, dropout_p=dropout_p, scale=scale)
-    return out.masked_fill(dead, 0.0)
+    return _kernel(q, k, v, allowed, False, scale, dropout_p).masked_fill(dead, 0.0)
+
+
+def _kernel(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    mask: Optional[torch.Tensor],
+    causal: bool,
+    scale: float,
+    dropout_p: float,
+) -> torch.Tensor:
+    """One call of torch's kernel, to which in eager mode FLOP counters and second derivatives have access."""
+    if not torch.jit.is_scripting():
+        count_attention()
+    out = F.scaled_dot_product_attention(q, k, v, mask, dropout_p, causal, scale=scale)
+    if not torch.jit.is_scripting():
+        if out.requires_grad and runs_now():
+            let_differentiate_twice(out, mask, causal, scale, dropout_p)
+    return out
 
 
 def _logits_of_the_kernel(q: torch.Tensor, k: torch.Tensor, mask: Optional[torch.Tensor], dropout_p: float) -> int:
@@ -174,24 +194,15 @@ def fused_attention_with_bias(
         bias = sum_over_axes([term[:, :, start:end] for term in terms])
         part_mask = mask_of_part(mask, causal, start, part, k)
         if part_mask is None:
-            parts.append(F.scaled_dot_product_attention(part, k, v, attn_mask=bias, scale=scale))
+            parts.append(_with_bias(part, k, v, bias, scale))
         else:
             dead, allowed = allowed_keys(part_mask)
             bias = bias.masked_fill(~allowed, float("-inf"))
-            out = F.scaled_dot_product_attention(part, k, v, attn_mask=bias, scale=scale)
-            parts.append(out.masked_fill(dead, 0.0))
+            parts.append(_with_bias(part, k, v, bias, scale).masked_fill(dead, 0.0))
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
 
 
-def attention_weights(logits: torch.Tensor, mask: Optional[torch.Tensor]) -> torch.Tensor:
-    """
-    Softmax of attention logits over the keys that the mask allows.
-
-    Args:
-        logits: (B, heads, Q, K).
-        mask: bool, broadcastable to the logits, or None. A query without any key gets zeros.
-    """
-    if mask is None:
-        return logits.softmax(dim=-1)
-    dead, allowed = allowed_keys(mask)
-    return logits.masked_fill(~allowed, float("-inf")).softmax(dim=-1).masked_fill(dead, 0.0)
+def _with_bias(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor, scale: float) -> torch.Tensor:
+    if not torch.jit.is_scripting():
+        count_attention()
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale)

@@ -17,7 +17,13 @@ from typing import Optional
 
 import torch
 
-__all__ = ["allowed_keys", "lower_triangle", "mask_of_part", "resolve_mask"]
+__all__ = ["allowed_keys", "attention_weights", "causal_buffer", "lower_triangle", "mask_of_part", "resolve_mask"]
+
+NOT_A_MASK = (
+    'Nonzero means "attend" here: pass a mask of bools, integers, or the numbers 0 and 1. Of a mask that is added to '
+    "the logits, 0 to attend and -inf not to, pass attn_mask == 0; of probabilities, attn_mask > 0.5. A finite bias is "
+    "no mask: a position embedding of your own may add one to the logits, see rel_pos_embedding."
+)
 
 
 def resolve_mask(attn_mask: torch.Tensor, batch: int, heads: int, queries: int, keys: int) -> torch.Tensor:
@@ -26,7 +32,7 @@ def resolve_mask(attn_mask: torch.Tensor, batch: int, heads: int, queries: int, 
 
     Args:
         attn_mask: nonzero where a query may attend to a key: (B, K) over keys, (B, Q, K), or (B, 1 or heads, Q, K);
-            a batch size of 1 serves the whole batch.
+            a batch size of 1 serves the whole batch. Of floating type, it holds 0 and 1 alone.
         batch: B, the batch size.
         heads: number of attention heads.
         queries: Q, number of query tokens.
@@ -36,7 +42,9 @@ def resolve_mask(attn_mask: torch.Tensor, batch: int, heads: int, queries: int, 
         bool tensor that broadcasts to (B, heads, Q, K).
 
     Raises:
-        ValueError: if the mask has another shape.
+        ValueError: if the mask has another shape, or other floating values. Values are looked at in eager mode and in
+            TorchScript; a traced, compiled or exported graph, and a graph captured for CUDA, take any value but 0 for
+            "attend".
     """
     mask = attn_mask
     if mask.dim() == 2:
@@ -57,12 +65,53 @@ def resolve_mask(attn_mask: torch.Tensor, batch: int, heads: int, queries: int, 
             f"(B, Q, K) = {[batch, queries, keys]}, (B, 1, Q, K) = {[batch, 1, queries, keys]} "
             f"or (B, heads, Q, K) = {[batch, heads, queries, keys]}."
         )
+    if mask.is_floating_point():
+        _refuse_other_values(mask)
     return mask != 0
+
+
+def _refuse_other_values(mask: torch.Tensor) -> None:
+    """
+    Raises:
+        ValueError: if a mask holds other values than 0 and 1, as far as they can be told now.
+    """
+    if torch.jit.is_scripting():
+        if bool(((mask != 0) & (mask != 1)).any()):
+            raise ValueError("attn_mask holds other floating values than 0 and 1: pass bools, True to attend.")
+    elif _holds_others(mask):
+        values = mask[(mask != 0) & (mask != 1)].flatten()[:1000].tolist()
+        found = list(dict.fromkeys(map(str, values)))[:5]
+        raise ValueError(f"attn_mask holds other floating values than 0 and 1: {', '.join(found)}. {NOT_A_MASK}")
+
+
+def _holds_others(mask: torch.Tensor) -> bool:
+    """Whether a mask holds other values than 0 and 1; False where that cannot be told."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or mask.is_meta:
+        return False
+    if mask.is_cuda and torch.cuda.is_current_stream_capturing():
+        return False
+    try:
+        return bool(((mask != 0) & (mask != 1)).any())
+    except RuntimeError:  # a tensor without values: inside of torch.func.vmap, make_fx or a fake mode
+        return False
 
 
 def lower_triangle(queries: int, keys: int, first: int = 0, device: Optional[torch.device] = None) -> torch.Tensor:
     """Causal mask of the queries from number ``first`` on: bool (1, 1, queries, keys), True where key <= query."""
-    return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(first)[None, None]
+    rows = torch.arange(first, first + queries, device=device)
+    return (torch.arange(keys, device=device) <= rows[:, None])[None, None]  # which every exporter knows, unlike tril
+
+
+def causal_buffer(
+    length: int, dtype: torch.dtype = torch.float32, device: Optional[torch.device] = None
+) -> torch.Tensor:
+    """
+    The causal mask of ``length`` tokens as blocks register it: (1, 1, length, length), ones and zeros, as floats since
+    averages of weights take nothing else. It is never on the meta device, which nothing can be moved away from.
+    """
+    if torch.empty(0, device=device).is_meta:
+        device = torch.device("cpu")
+    return lower_triangle(length, length, device=device).to(dtype)
 
 
 def allowed_keys(mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -73,6 +122,20 @@ def allowed_keys(mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """
     dead = ~mask.any(dim=-1, keepdim=True)
     return dead, mask | dead
+
+
+def attention_weights(logits: torch.Tensor, mask: Optional[torch.Tensor]) -> torch.Tensor:
+    """
+    Softmax of attention logits over the keys that the mask allows.
+
+    Args:
+        logits: (B, heads, Q, K).
+        mask: bool, broadcastable to the logits, or None. A query without any key gets zeros.
+    """
+    if mask is None:
+        return logits.softmax(dim=-1)
+    dead, allowed = allowed_keys(mask)
+    return logits.masked_fill(~allowed, float("-inf")).softmax(dim=-1).masked_fill(dead, 0.0)
 
 
 def mask_of_part(

@@ -16,12 +16,19 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 __all__ = ["DecomposedRelativePosEmbedding", "add_decomposed_rel_pos", "axis_terms", "get_rel_pos", "sum_over_axes"]
+
+RELEASE_IN_3D = (
+    "relative positions in 3-D were pickled as a whole object by MONAI 1.6, which contracts the depth's term along "
+    "the width: this package does not reproduce its outputs. To go on from its weights, save net.state_dict() with "
+    "that release, and load it into a network that is built with this package."
+)
 
 
 def get_rel_pos(q_size: int, k_size: int, rel_pos: torch.Tensor) -> torch.Tensor:
@@ -153,13 +160,29 @@ class DecomposedRelativePosEmbedding(nn.Module):
             raise ValueError(
                 f"s_context_dims {s_context_dims} should have as many axes as s_input_dims {s_input_dims}."
             )
+        self._set_grids(s_input_dims, s_context_dims)
+        self.c_dim = c_dim
+        self.num_heads = num_heads
+        self.rel_pos_arr = nn.ParameterList(torch.zeros(2 * size - 1, c_dim) for size in self.s_input_dims)
+
+    def _set_grids(self, s_input_dims: Iterable[int], s_context_dims: Iterable[int] | None) -> None:
         self.s_input_dims = tuple(int(size) for size in s_input_dims)
         self.fixed_context = s_context_dims is not None
         self.s_context_dims = tuple(int(size) for size in s_context_dims or s_input_dims)
-        self.c_dim = c_dim
-        self.num_heads = num_heads
         self.queries = math.prod(self.s_input_dims)
-        self.rel_pos_arr = nn.ParameterList(torch.zeros(2 * size - 1, c_dim) for size in self.s_input_dims)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """
+        Take over an embedding that was pickled as a whole object, by this package or by MONAI 1.6.
+
+        Raises:
+            RuntimeError: if it is the release's in 3-D, whose outputs this package does not reproduce.
+        """
+        super().__setstate__(state)
+        if "queries" not in state:
+            if len(self.s_input_dims) == 3:
+                raise RuntimeError(RELEASE_IN_3D)
+            self._set_grids(self.s_input_dims, None)
 
     def forward(self, x: torch.Tensor, att_mat: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
         """
