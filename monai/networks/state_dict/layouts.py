@@ -25,6 +25,7 @@ from typing import Any
 
 from monai.networks.state_dict.rules import (
     Drop,
+    DropPart,
     Flatten,
     Interleaved,
     Join,
@@ -268,7 +269,7 @@ LAYOUTS: tuple[Layout, ...] = (
         "MONAI 1.4 or newer, or GenerativeModels 0.2",
         r"(?:^|\.)cross_attn\.to_q\.weight$",
         "MONAI 1.4 and 1.5 saved a cross attention that was not used, too",
-        {"transformer block": (Drop(r"cross_attn\."),)},
+        {"transformer block": (DropPart("cross_attn."),)},
         is_old=False,
     ),
     Layout(

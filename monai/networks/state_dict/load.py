@@ -239,7 +239,7 @@ class Load:
     def _take_for_unused(self, attentions: list[Attention]) -> None:
         """The user says that the projections of self attention were never used."""
         for one in attentions:
-            if one.block.attention_kind == "self" and one.projection(self.state):
+            if one.may_be_unused and one.projection(self.state):
                 for key in one.keys:
                     self.state.pop(key, None)
                 if one.projects:

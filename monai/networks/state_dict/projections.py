@@ -67,6 +67,11 @@ class Attention:
     group: str
 
     @property
+    def may_be_unused(self) -> bool:
+        """Whether MONAI 1.4 may have saved the output projection without using it."""
+        return self.group == "self"
+
+    @property
     def keys(self) -> list[str]:
         """Keys of the output projection."""
         return [f"{self.prefix}out_proj.weight", f"{self.prefix}out_proj.bias"]
@@ -107,7 +112,7 @@ def attention_in(module: nn.Module, prefix: str) -> list[Attention]:
         kind = getattr(block, "attention_kind", None)
         if kind is not None:
             part = next((part for part in parts if name.startswith(f"{part}.")), "")
-            found.append(Attention(block, f"{prefix}{name}." if name else prefix, f"{kind} {part}"))
+            found.append(Attention(block, f"{prefix}{name}." if name else prefix, f"{kind} {part}".strip()))
     return found
 
 
@@ -146,7 +151,7 @@ def drop_unused(
         state: the checkpoint.
         note: called with a text and a key that the user is to be warned of.
     """
-    held = [one for one in attentions if one.block.attention_kind == "self" and one.projection(state)]
+    held = [one for one in attentions if one.may_be_unused and one.projection(state)]
     if not any(one.has_none for one in held) or not _all_untrained(held, module, prefix, state):
         return
     for one in held:
@@ -160,7 +165,7 @@ def notes_on_unused(
     attentions: list[Attention], module: nn.Module, prefix: str, state: Mapping[str, Any]
 ) -> Iterator[tuple[str, str]]:
     """Texts, each with a key, on what a load puts to use that the network which wrote it may not have used."""
-    held = [one for one in attentions if one.block.attention_kind == "self" and one.projection(state)]
+    held = [one for one in attentions if one.may_be_unused and one.projection(state)]
     if held and _all_untrained(held, module, prefix, state):
         yield from ((KEPT, one.keys[0]) for one in held if not one.has_none)
     own = {one.prefix: one for one in attentions}

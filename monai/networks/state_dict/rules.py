@@ -31,6 +31,7 @@ __all__ = [
     "MERGED",
     "CheckpointFacts",
     "Drop",
+    "DropPart",
     "Flatten",
     "Interleaved",
     "Join",
@@ -195,6 +196,21 @@ class Drop(Rule):
     def apply(self, part: Part) -> None:
         for key in part.foreign():
             if re.match(self.pattern, key):
+                part.take(key)
+
+    def inverse(self) -> None:
+        return None
+
+
+@dataclass(frozen=True)
+class DropPart(Rule):
+    """A whole part of the module is left out, where the network has nothing of it."""
+
+    start: str
+
+    def apply(self, part: Part) -> None:
+        if not any(key.startswith(part.prefix + self.start) for key in part.own):
+            for key in part.foreign(self.start):
                 part.take(key)
 
     def inverse(self) -> None:

@@ -125,9 +125,18 @@ class TestRules(unittest.TestCase):
         case = find(
             "monai==1.4.0, AutoencoderKL, 2-D, include_fc=False, use_combined_linear=False, untrained projections"
         )
-        for options, verdict in ((NO_FC, "exact"), (FC, "untold")):
-            wanted = expected(case, Target(case.network, case.kwargs, options))
-            self.assertEqual((wanted.verdict, wanted.warned), (verdict, True))
+        for options, way, verdict, warned in (
+            (NO_FC, "plain", "exact", True),
+            (FC, "plain", "untold", False),
+            (FC, "old", "untold", True),
+        ):
+            wanted = expected(case, Target(case.network, case.kwargs, options), way=way)
+            self.assertEqual((wanted.verdict, wanted.warned), (verdict, warned))
+
+    def test_nothing_is_written_inside_another_module(self):
+        case = find("monai==1.5.2, AutoencoderKL, 2-D, include_fc=False, use_combined_linear=True")
+        for way, verdict in (("plain", "exact"), ("nested", "refused")):
+            self.assertEqual(expected(case, Target(case.network, case.kwargs, FC), way=way).verdict, verdict)
 
 
 class TestJudge(unittest.TestCase):

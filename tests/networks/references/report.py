@@ -47,7 +47,12 @@ def as_markdown(loads: Sequence[Load]) -> str:
 def summary(loads: Sequence[Load]) -> str:
     """The numbers of loads and of deviations, in a sentence or two."""
     parts = []
-    for way, words in (("plain", "by load_state_dict"), ("nested", "in a user's module"), ("facts", "told facts")):
+    for way, words in (
+        ("plain", "by load_state_dict"),
+        ("nested", "in a user's module"),
+        ("old", "by load_old_state_dict"),
+        ("facts", "told facts"),
+    ):
         chosen = [load for load in loads if load.way == way]
         parts.append(f"{len(chosen)} {words}")
     worst = max((load.result.difference or 0.0 for load in loads if load.result.verdict == "exact"), default=0.0)

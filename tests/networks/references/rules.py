@@ -65,7 +65,7 @@ def known_facts(case: Case) -> CheckpointFacts | None:
     return CheckpointFacts(**facts) if facts else None
 
 
-def expected(case: Case, target: Target, facts: CheckpointFacts | None = None) -> Expectation:
+def expected(case: Case, target: Target, facts: CheckpointFacts | None = None, way: str = "plain") -> Expectation:
     """
     What a load must come to.
 
@@ -73,15 +73,16 @@ def expected(case: Case, target: Target, facts: CheckpointFacts | None = None) -
         case: who wrote the checkpoint.
         target: the network that loads it.
         facts: what the user tells.
+        way: "plain", "nested" or "old", see :func:`~tests.networks.references.loading.attempt`.
     """
-    found = [*_projections(case, target, facts), *_decoder(case, target, facts), *_others(case, facts)]
+    found = [*_projections(case, target, facts, way), *_decoder(case, target, facts), *_others(case, facts)]
     found.append(Expectation("exact", "the network can represent it"))
     order = ["refused", "untold", "exact"]
     worst = min(found, key=lambda each: (order.index(each.verdict), not each.warned))
     return Expectation(worst.verdict, worst.reason, None if worst.verdict == "refused" else worst.warned)
 
 
-def _projections(case: Case, target: Target, facts: CheckpointFacts | None) -> list[Expectation]:
+def _projections(case: Case, target: Target, facts: CheckpointFacts | None, way: str) -> list[Expectation]:
     arguments = target.arguments
     chosen = arguments.get("use_proj_attn")
     has = arguments.get("include_fc", target.network not in MAISI) if chosen is None else chosen
@@ -91,12 +92,14 @@ def _projections(case: Case, target: Target, facts: CheckpointFacts | None) -> l
         projects = has if kind != "cross" else chosen is not False
         if status == "used" and not projects:
             found.append(Expectation("refused", f"its {kind} attention used an output projection"))
+        elif status == "absent" and projects and way == "nested":
+            found.append(Expectation("refused", "inside another module no weight is written that the file lacks"))
         elif status.startswith("dead") and not told:
-            warned = True if status == "dead, untrained" else None
-            if projects:
-                found.append(Expectation("untold", "dead projection", warned))
-            elif warned:
-                found.append(Expectation("exact", "its projections were never trained", warned))
+            untrained = status == "dead, untrained"
+            if projects:  # a plain load looks at no weight of the network's own keys
+                found.append(Expectation("untold", "dead projection", untrained and way == "old"))
+            elif untrained:
+                found.append(Expectation("exact", "its projections were never trained", True))
             else:
                 found.append(Expectation("refused", "nothing tells that its projections were never used"))
     return found

@@ -26,6 +26,7 @@ import torch
 from fork.referee import Referee
 from tests.networks.references.cases import CASES, Case
 from tests.networks.references.loading import Result, attempt
+from tests.networks.references.networks import find_class
 from tests.networks.references.rules import Expectation, expected, known_facts
 from tests.networks.references.store import WORKER, references
 from tests.networks.references.targets import Target, targets
@@ -41,7 +42,7 @@ class Load:
     Args:
         case: who wrote the checkpoint.
         target: the network that loaded it.
-        way: "plain", "nested" or "facts", see :func:`~tests.networks.references.loading.attempt`.
+        way: "plain", "nested", "old" or "facts", see :func:`~tests.networks.references.loading.attempt`.
         expectation: what it had to come to.
         result: what it came to.
         release: what a strict load, and one by ``load_old_state_dict``, came to in the release.
@@ -89,9 +90,13 @@ def loads_into_the_fork(case: Case, reference: Mapping[str, Any], nested: set[st
         wanted = expected(case, target)
         arguments = target.network, target.arguments, reference
         yield Load(case, target, "plain", wanted, attempt(*arguments))
-        if wanted.verdict not in nested:
-            nested.add(wanted.verdict)
-            yield Load(case, target, "nested", wanted, attempt(*arguments, way="nested"))
+        inside = expected(case, target, way="nested")
+        if inside.verdict not in nested or inside.verdict != wanted.verdict:
+            nested.add(inside.verdict)
+            yield Load(case, target, "nested", inside, attempt(*arguments, way="nested"))
+        careful = expected(case, target, way="old")
+        if careful != wanted and hasattr(find_class(target.network), "load_old_state_dict"):
+            yield Load(case, target, "old", careful, attempt(*arguments, way="old"))
         if facts is not None and (number == 0 or wanted.verdict != "exact"):
             wanted = expected(case, target, facts)
             yield Load(case, target, "facts", wanted, attempt(*arguments, way="old", facts=facts))

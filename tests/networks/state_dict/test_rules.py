@@ -22,6 +22,7 @@ from monai.networks.blocks import SABlock
 from monai.networks.state_dict.layouts import ALWAYS, LAYOUTS, recognize_layouts
 from monai.networks.state_dict.rules import (
     Drop,
+    DropPart,
     Flatten,
     Interleaved,
     Join,
@@ -48,6 +49,7 @@ RULES: list[tuple[Rule, dict, dict, bool]] = [
     (Rename("a.", "b."), {"a.weight": 1, "a.x.bias": 2, "c": 3}, {"b.weight": 1, "b.x.bias": 2, "c": 3}, True),
     (Shift((("n2.", "nc."), ("n3.", "n2."))), {"n2.w": 1, "n3.w": 2}, {"nc.w": 1, "n2.w": 2}, True),
     (Drop(r"mask$"), {"mask": 1, "masked": 2}, {"masked": 2}, False),
+    (DropPart("c."), {"c.q.w": 1, "c.k": 2, "d": 3}, {"d": 3}, False),
     (Join(("q", "k"), "qk"), {"q.weight": ROWS[:4], "k.weight": ROWS[4:8]}, {"qk.weight": ROWS[:8]}, True),
     (Split("qk", ("q", "k")), {"qk.bias": ROWS[:8, 0]}, {"q.bias": ROWS[:4, 0], "k.bias": ROWS[4:8, 0]}, True),
     (Flatten("w"), {"w": ROWS[..., None]}, {"w": ROWS}, True),
@@ -127,6 +129,12 @@ class TestRules(unittest.TestCase):
             changed = part(keys, own)
             rule.apply(changed)
             self.assert_same(found(changed), keys)
+
+    def test_a_part_of_which_the_network_has_some(self):
+        """Then it is used: what is left over is no rest of something that was never used."""
+        changed = part({"c.q.w": 1, "c.out.w": 2}, ["c.q.w"])
+        DropPart("c.").apply(changed)
+        self.assert_same(found(changed), {"c.q.w": 1, "c.out.w": 2})
 
     def test_a_place_that_is_taken(self):
         changed = part({"a.w": 1, "b.w": 2}, ["b.w"])
