@@ -12,12 +12,13 @@
 
 from __future__ import annotations
 
-from typing import Optional
+from typing import Any, Optional
 
 import torch
 import torch.nn as nn
 
-from monai.networks.blocks.attention.options import AttentionOptions, check_sizes, projection_argument
+from monai.networks.blocks.attention.arguments import projection_argument
+from monai.networks.blocks.attention.options import AttentionOptions, check_sizes
 from monai.networks.blocks.crossattention import CrossAttentionBlock
 from monai.networks.blocks.mlp import MLPBlock
 from monai.networks.blocks.selfattention import SABlock
@@ -97,6 +98,7 @@ class TransformerBlock(SafeLoading):
         self.norm_cross_attn = nn.LayerNorm(hidden_size).requires_grad_(with_cross_attention)
         self.cross_attn: CrossAttentionBlock | nn.Identity = nn.Identity()
         if with_cross_attention:
+            kept: dict[str, Any] = {"save_attn": True} if save_attn else {}
             self.cross_attn = CrossAttentionBlock(
                 hidden_size=hidden_size,
                 num_heads=num_heads,
@@ -104,7 +106,7 @@ class TransformerBlock(SafeLoading):
                 qkv_bias=qkv_bias,
                 causal=False,
                 use_flash_attention=use_flash_attention,
-                **({"save_attn": True} if save_attn else {}),
+                **kept,
                 **projection_argument(use_proj_attn),
             )
 

@@ -148,7 +148,7 @@ class AttentionBlock(SafeLoading):
         self.out_rearrange = JoinHeads()
         self.drop_output = nn.Dropout(self.dropout_rate)
         self.drop_weights = nn.Dropout(self.dropout_rate)
-        self.rel_positional_embedding = rel_pos
+        self.rel_positional_embedding: Any = rel_pos
         self._register_mask()
 
     def _register_mask(self) -> None:
@@ -156,9 +156,9 @@ class AttentionBlock(SafeLoading):
         No path of this class reads the mask, which is derived where it is used: the buffer is empty. A subclass with a
         forward of its own may read it, as upstream's forward does: there it holds the values.
         """
-        filled = self.causal and self.sequence_length is not None and not runs_own_forward(self)
+        length = 0 if runs_own_forward(self) or not self.causal else self.sequence_length or 0
         self.causal_mask: torch.Tensor
-        self.register_buffer("causal_mask", causal_buffer(self.sequence_length if filled else 0), persistent=False)
+        self.register_buffer("causal_mask", causal_buffer(length), persistent=False)
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> AttentionBlock:
         """What moves the block leaves a causal mask behind that holds: off the meta device, and after ``to_empty``."""
@@ -359,7 +359,7 @@ class AttentionBlock(SafeLoading):
         missing = [name for name in ("use_flash_attention", "attention_dtype", "input_size") if name not in state]
         if missing:
             raise RuntimeError(TOO_OLD_TO_RUN.format(cls=type(self).__name__, missing=", ".join(missing)))
-        self.head_dim = state.get("head_dim", state.get("dim_head"))
+        self.head_dim = state["dim_head"] if "dim_head" in state else state["head_dim"]
         self.inner_dim = self.head_dim * self.num_heads
         self.include_fc = state.get("include_fc", True)
         self.use_proj_attn = self.include_fc and not isinstance(self.out_proj, nn.Identity)

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["AttentionOptions", "check_sizes", "projection_argument", "resolve_projection"]
+__all__ = ["AttentionOptions", "check_sizes", "resolve_projection"]
 
 
 @dataclass(frozen=True)
@@ -67,14 +67,6 @@ def resolve_projection(use_proj_attn: bool | None, include_fc: bool = True) -> b
     if not isinstance(use_proj_attn, bool):
         raise TypeError(f"use_proj_attn must be True, False or None (follow include_fc), got {use_proj_attn!r}.")
     return use_proj_attn
-
-
-def projection_argument(use_proj_attn: bool | None) -> dict[str, bool]:
-    """
-    The argument of a block, left out where it says nothing: then a block class of the user's own, which takes
-    upstream's arguments, may stand in for this package's.
-    """
-    return {} if use_proj_attn is None else {"use_proj_attn": use_proj_attn}
 
 
 def check_sizes(hidden_size: int, num_heads: int, dropout_rate: float, dim_head: int | None = None) -> None:
