@@ -25,9 +25,10 @@ from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from typing import Any, NoReturn
 
+from monai.networks.state_dict.rules import CheckpointFacts
+
 from .command_line import UsageError, in_flags, make_parser
 from .conversion import convert_checkpoint
-from monai.networks.state_dict.rules import CheckpointFacts
 from .inspection import inspect_checkpoint
 from .network_config import raw_network_config, read_network_config
 from .refusal import CheckpointRefused

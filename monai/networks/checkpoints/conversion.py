@@ -22,9 +22,9 @@ import torch
 import torch.nn as nn
 
 from monai.networks.state_dict.hooks import adapted_state_dict
-
-from monai.networks.state_dict.rules import CheckpointFacts
 from monai.networks.state_dict.layouts import Layout, recognize_layouts
+from monai.networks.state_dict.rules import CheckpointFacts
+
 from .network_config import NetworkConfig
 from .reading import read_checkpoint
 from .refusal import refusing
@@ -107,7 +107,7 @@ def convert_checkpoint(
     target = Path(target)
     check_target(target, overwrite)
     net = config.build("meta")
-    with refusing(path, name):
+    with refusing():
         checkpoint = read_checkpoint(path, net, name)
     adapted = adapted_state_dict(net, checkpoint.state_dict, facts)
     _refuse_gaps(net, adapted)

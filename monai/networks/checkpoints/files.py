@@ -13,15 +13,19 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from .distributed import METADATA, Unread, read_folder
+from .distributed import METADATA, fetched, read_folder
+from .pickles import RESAVE
+from .refusal import CheckpointRefused
 from .safetensors import is_safetensors, read_safetensors
-from .torch_files import LEGACY_MAGIC, RESAVE, ZIP_MAGIC, read_legacy, read_zip
+from .texts import listed, printable
+from .torch_files import LEGACY_MAGIC, ZIP_MAGIC, read_legacy, read_zip
 
 __all__ = ["Contents", "open_checkpoint"]
 
@@ -57,7 +61,7 @@ class Contents:
 
     def fetch(self, tensor: torch.Tensor) -> torch.Tensor:
         """The values of a tensor in ``tree``, which has none yet if it comes from a folder."""
-        return tensor.read() if isinstance(tensor, Unread) else tensor
+        return fetched(tensor)
 
 
 def open_checkpoint(path: Path) -> Contents:
@@ -66,33 +70,34 @@ def open_checkpoint(path: Path) -> Contents:
 
     Raises:
         FileNotFoundError: if there is no such path.
-        ValueError: if it is damaged, no checkpoint, or has code in it.
+        CheckpointRefused: if it is damaged, no checkpoint, or has code in it.
+        OSError: if the system does not let it be read.
     """
     if not path.exists():
+        link = f" is a link to {printable(str(path.readlink()))}, which" if path.is_symlink() else ""
         raise FileNotFoundError(
-            f"{path} does not exist: pass a checkpoint file, or a torch.distributed.checkpoint folder."
+            f"{path}{link} does not exist: pass a checkpoint file, or a torch.distributed.checkpoint folder."
         )
     if path.is_dir():
         return _open_folder(path)
     if not path.is_file():
-        raise ValueError(f"{path} is neither a file nor a folder: copy what it delivers to a file.")
+        raise CheckpointRefused(f"{path} is neither a file nor a folder: copy what it delivers to a file.")
     with path.open("rb") as file:
         head = file.read(HEAD)
     if is_safetensors(head):  # first: the length that it begins with may look like anything below
         return Contents("safetensors", *read_safetensors(path))
     if head.startswith(ZIP_MAGIC):
         return Contents("torch zip", read_zip(path))
-    if head.startswith(LEGACY_MAGIC):
+    if LEGACY_MAGIC[2:] in head[: 2 * len(LEGACY_MAGIC)]:  # behind the number of a protocol
         return Contents("torch legacy", read_legacy(path))
-    raise ValueError(f"{path} is {_description(head, path.stat().st_size).removesuffix('.')}.")
+    raise CheckpointRefused(f"{path} is {_description(head, path.stat().st_size).removesuffix('.')}.")
 
 
 def _open_folder(path: Path) -> Contents:
     if (path / METADATA).is_file():
         return Contents("distributed folder", read_folder(path))
-    names = sorted(item.name for item in path.iterdir())
-    inside = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "") if names else "nothing"
-    raise ValueError(
+    inside = listed([printable(name) for name in sorted(os.listdir(path))], 5) or "nothing"
+    raise CheckpointRefused(
         f"{path} is a folder without '{METADATA}', so no checkpoint of torch.distributed.checkpoint; it holds "
         f"{inside}: pass the file inside that is meant."
     )

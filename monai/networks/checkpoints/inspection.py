@@ -22,10 +22,12 @@ from pathlib import Path
 import torch
 
 from monai.networks.state_dict.layouts import Layout, recognize_layouts
-from .progress import bar
-from .reading import Checkpoint, read_checkpoint, read_networks
-from .refusal import refusing
 from monai.networks.state_dict.untrained import never_trained, only_one_untrained
+
+from .distributed import fetched
+from .progress import bar
+from .reading import Checkpoint, has_nan_or_inf, read_checkpoint, read_networks
+from .refusal import refusing
 
 __all__ = [
     "PROJECTION_STATES",
@@ -160,18 +162,20 @@ def inspect_checkpoint(
         ValueError: if it has no network of that name.
     """
     path = Path(path)
-    with refusing(path, name):
-        checkpoints = read_networks(path)
+    with refusing():
+        checkpoints = read_networks(path, values=False)
         names = list(checkpoints)
-        if name is not None or not names:  # reading a file without any network says what it holds instead
+        if name in checkpoints:
+            checkpoints = {name: checkpoints[name]}
+        elif name is not None or not names:  # reading a file without any network says what it holds instead
             checkpoints = {name or "": read_checkpoint(path, name=name)}
-    tensors = {chosen: _tensors(checkpoint) for chosen, checkpoint in checkpoints.items()}
-    size = sum(_bytes(value) for found in tensors.values() for value in found.values())
-    with bar(f"reading {path.name}", size if values else 0, progress) as advance:
-        networks = []
-        for chosen, checkpoint in checkpoints.items():
-            not_finite = _not_finite(tensors[chosen], advance) if values else None
-            networks.append(_network(chosen, checkpoint, tensors[chosen], not_finite))
+        tensors = {chosen: _tensors(checkpoint) for chosen, checkpoint in checkpoints.items()}
+        size = sum(_bytes(value) for found in tensors.values() for value in found.values())
+        with bar(f"reading {path.name}", size if values else 0, progress) as advance:
+            networks = []
+            for chosen, checkpoint in checkpoints.items():
+                not_finite = _not_finite(tensors[chosen], advance) if values else None
+                networks.append(_network(chosen, checkpoint, tensors[chosen], not_finite))
     container = next(iter(checkpoints.values())).container
     return FileReport(str(path), container, _size_on_disk(path), names, networks)
 
@@ -223,24 +227,38 @@ def _size_on_disk(path: Path) -> int:
 
 def _not_finite(tensors: Mapping[str, torch.Tensor], advance: Callable[[int], None]) -> dict[str, dict[str, int]]:
     counts = {}
-    for key, value in tensors.items():
-        if value.is_floating_point() and value.numel() and value.element_size() > 1:
-            # the extremes show a NaN, too, and need no memory
-            if not bool(torch.stack(torch.aminmax(value)).isfinite().all()):
-                counts[key] = {"nan": int(value.isnan().sum()), "inf": int(value.isinf().sum())}
+    for key, tensor in tensors.items():
+        value = fetched(tensor)
+        if has_nan_or_inf(value):
+            counts[key] = {"nan": int(value.isnan().sum()), "inf": int(value.isinf().sum())}
         advance(_bytes(value))
     return counts
 
 
 def _blocks(tensors: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, str]]:
     """Prefix of each attention block, with its dot, and the name of the linear that gives q."""
-    for key, value in tensors.items():
+    for key in tensors:
         match = re.fullmatch(r"((?:.*\.)?)(to_q|qkv|query|q\.conv)\.weight", key)
-        if match is None or value.dim() < 2:
-            continue
-        path, linear = match.groups()
-        if all(f"{path}{other}.weight" in tensors for other in SEPARATE.get(linear, ())):
-            yield path, linear
+        if match and _is_block(tensors, *match.groups()):
+            yield match[1], match[2]
+
+
+def _is_block(tensors: Mapping[str, torch.Tensor], path: str, linear: str) -> bool:
+    """Whether all linears are there that belong to the one of q, or to the combined one."""
+    first = tensors.get(f"{path}{linear}.weight")
+    if first is None or not _is_linear(first) or (linear == COMBINED and first.shape[0] % 3):
+        return False
+    return all(_is_linear(tensors.get(f"{path}{name}.weight")) for name in SEPARATE.get(linear, ()))
+
+
+def _is_linear(value: torch.Tensor | None) -> bool:
+    """Whether it may be the weight of a linear, or of a convolution in its place."""
+    return value is not None and value.dim() > 1 and value.numel() > 0 and _is_common(value)
+
+
+def _is_common(value: torch.Tensor) -> bool:
+    """Whether it has real numbers of two bytes or more: of others torch does not tell the distribution."""
+    return value.is_floating_point() and value.element_size() > 1
 
 
 def _attention(tensors: Mapping[str, torch.Tensor], path: str, linear: str, values: bool) -> AttentionReport:
@@ -254,9 +272,9 @@ def _attention(tensors: Mapping[str, torch.Tensor], path: str, linear: str, valu
         width=width,
         input_width=input_width,
         context_width=context_width,
-        heads=width // head.shape[-1] if head is not None else None,
+        heads=width // head.shape[-1] if head is not None and head.dim() and head.shape[-1] else None,
         linears="combined" if linear == COMBINED else "separate",
-        projection=_projection(tensors, path, linear, weights if values else []),
+        projection=_projection(tensors, path, linear, list(map(fetched, weights)) if values else []),
         stale=values and path.endswith("cross_attn.") and _is_stale(tensors, path, weights),
     )
 
@@ -264,7 +282,7 @@ def _attention(tensors: Mapping[str, torch.Tensor], path: str, linear: str, valu
 def _inputs(tensors: Mapping[str, torch.Tensor], path: str, linear: str) -> list[torch.Tensor]:
     """Weights of q, k and v."""
     if linear == COMBINED:
-        return list(tensors[f"{path}{COMBINED}.weight"].chunk(3))
+        return list(fetched(tensors[f"{path}{COMBINED}.weight"]).chunk(3))
     return [tensors[f"{path}{name}.weight"] for name in (linear, *SEPARATE[linear])]
 
 
@@ -279,7 +297,10 @@ def _projection(tensors: Mapping[str, torch.Tensor], path: str, linear: str, inp
         return USED
     if not inputs:
         return PRESENT
-    own = [tensors[key] for key in (f"{path}{name}.weight", f"{path}{name}.bias") if key in tensors]
+    weight, bias = tensors[f"{path}{name}.weight"], tensors.get(f"{path}{name}.bias")
+    if not _is_linear(weight):
+        return PRESENT
+    own = [fetched(weight), *([fetched(bias)] if bias is not None and bias.dim() == 1 and _is_common(bias) else [])]
     if only_one_untrained(own, inputs):
         return NEVER_TRAINED
     return PRESENT if never_trained(*own) else TRAINED
@@ -287,5 +308,7 @@ def _projection(tensors: Mapping[str, torch.Tensor], path: str, linear: str, inp
 
 def _is_stale(tensors: Mapping[str, torch.Tensor], path: str, weights: list[torch.Tensor]) -> bool:
     beside = path.removesuffix("cross_attn.") + "attn."
-    linear = next((name for name in (COMBINED, "to_q") if f"{beside}{name}.weight" in tensors), None)
-    return linear is not None and only_one_untrained(weights, _inputs(tensors, beside, linear))
+    linear = next((name for name in (COMBINED, "to_q") if _is_block(tensors, beside, name)), None)
+    return linear is not None and only_one_untrained(
+        list(map(fetched, weights)), list(map(fetched, _inputs(tensors, beside, linear)))
+    )

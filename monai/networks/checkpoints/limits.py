@@ -8,23 +8,43 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-
 """How much a checkpoint file may claim before it is refused unread."""
 
 from __future__ import annotations
 
-__all__ = ["MAX_DESCRIPTION", "MAX_INFLATION", "MAX_KEYS", "MAX_REPEATED"]
+__all__ = [
+    "MAX_DESCRIPTION",
+    "MAX_DIMS",
+    "MAX_HEADER",
+    "MAX_INFLATION",
+    "MAX_KEYS",
+    "MAX_NAME",
+    "MAX_REPEATED",
+    "MAX_STEPS",
+]
 
-# Bytes of what describes the tensors: the pickle of a torch file, the header of a safetensors file. 300 bytes a tensor
-# are usual; the reference implementation of safetensors draws the same line.
-MAX_DESCRIPTION = 100_000_000
+# Bytes of the pickle that describes the tensors of a torch file or of a distributed folder. 300 a tensor are usual.
+MAX_DESCRIPTION = 50_000_000
 
-# Names in a description. The largest networks have some ten thousand tensors, their optimizers thrice as many.
-MAX_KEYS = 1_000_000
+# Operations of such a pickle. 40 a tensor are usual; four million take one or two seconds.
+MAX_STEPS = 4_000_000
+
+# Bytes of the header of a safetensors file, or of the table of contents of a zip file. 100 bytes a tensor are usual.
+MAX_HEADER = 16_000_000
+
+# Names, tensors, or pieces of tensors in a file. The largest networks have some ten thousand tensors, their optimizers
+# three times as many.
+MAX_KEYS = 100_000
+
+# Characters of a tensor's name.
+MAX_NAME = 100_000
+
+# Dimensions of a tensor; torch has the same limit in most of its functions.
+MAX_DIMS = 64
 
 # Bytes that a compressed torch file may unpack to, as a multiple of its own size. torch compresses nothing, and trained
-# weights hardly shrink; deflate reaches a thousandfold on zeros.
+# weights hardly shrink; deflate reaches a thousandfold on zeros. Tensors that share memory may together claim as much.
 MAX_INFLATION = 20
 
-# Bytes of a tensor that repeats its values by a stride of zero, and so takes less space in the file than in use.
-MAX_REPEATED = 1_000_000_000
+# Bytes that tensors of a file may claim beyond that, as those do that repeat their values by a stride of zero.
+MAX_REPEATED = 256_000_000

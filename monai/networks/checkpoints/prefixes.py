@@ -102,12 +102,20 @@ def strip(state: State, wrappers: tuple[str, ...]) -> State:
 
 
 def parts(state: State) -> list[State]:
-    """What lies under each of the top-level prefixes."""
-    names = dict.fromkeys(key.split(".")[0] for key in state.tensors if "." in key)
+    """What lies under each of the top-level prefixes, of which a file may have as many as tensors."""
+    tensors = _by_first_name({key: value for key, value in state.tensors.items() if "." in key})
+    versions = _by_first_name(_versions(state.tensors))
     scale_factor = state.tensors.get("scale_factor", state.scale_factor)
     return [
-        replace(under(state, f"{name}."), path=(*state.path, name), scale_factor=scale_factor, is_lightning=False)
-        for name in names
+        replace(
+            state,
+            path=(*state.path, name),
+            tensors=with_versions(inner, versions.get(name, {})),
+            wrappers=(*state.wrappers, f"{name}."),
+            scale_factor=scale_factor,
+            is_lightning=False,
+        )
+        for name, inner in tensors.items()
     ]
 
 
@@ -116,6 +124,15 @@ def under(state: State, prefix: str) -> State:
     tensors = {key[len(prefix) :]: value for key, value in state.tensors.items() if key.startswith(prefix)}
     versions = {p[len(prefix) :]: v for p, v in _versions(state.tensors).items() if f"{p}.".startswith(prefix)}
     return replace(state, tensors=with_versions(tensors, versions), wrappers=(*state.wrappers, prefix))
+
+
+def _by_first_name(table: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The entries by the first name of their keys, and there by the rest of them."""
+    found: dict[str, dict[str, Any]] = {}
+    for key, value in table.items():
+        name, _, rest = key.partition(".")
+        found.setdefault(name, {})[rest] = value
+    return found
 
 
 def _without_compiled(state: State, target: Target | None) -> State:
@@ -149,9 +166,18 @@ def _versions(tensors: Any) -> Mapping[str, Any]:
 
 
 def _shared_prefix(state: State) -> str | None:
-    names = {key.partition(".")[0] if "." in key else None for key in state.tensors}
+    """The prefix of all keys, but for those of counters beside it, as AveragedModel and EMA classes write them."""
+    inside = [key for key, value in state.tensors.items() if "." in key or not _is_counter(key, value)]
+    names = {key.partition(".")[0] if "." in key else None for key in inside}
     name = names.pop() if len(names) == 1 else None
     return None if name is None else f"{name}."
+
+
+def _is_counter(key: str, value: Any) -> bool:
+    """Whether an entry beside the modules is none of a network: a number, or what is no tensor at all."""
+    if torch.is_tensor(value):
+        return value.dim() == 0 and not value.is_floating_point() and not value.is_complex()
+    return not key.endswith("_extra_state")
 
 
 def _plain(path: str) -> str:

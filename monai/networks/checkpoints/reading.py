@@ -14,6 +14,8 @@
 from __future__ import annotations
 
 import os
+import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +23,9 @@ import torch
 import torch.nn as nn
 
 from monai.networks.state_dict.rules import CheckpointFacts
+
 from .files import Contents, open_checkpoint
+from .texts import listed
 from .wrappers import Network, as_number, checked, choose_network, find_networks
 
 __all__ = ["Checkpoint", "load_checkpoint", "networks_in", "read_checkpoint", "read_networks"]
@@ -90,6 +94,8 @@ def load_checkpoint(
     """
     Read a checkpoint file of any age and load it into a network, which then gives the outputs of the one that wrote it.
 
+    Weights that are NaN or infinite are loaded as they are, with a warning that names them.
+
     Args:
         net: the network; DataParallel, DistributedDataParallel and torch.compile around it are looked through.
         path: the file or folder, see :func:`read_checkpoint`.
@@ -121,19 +127,25 @@ def load_checkpoint(
         bare.load_state_dict(adapted_state_dict(bare, checkpoint.state_dict, facts))
     else:
         bare.load_state_dict(checkpoint.state_dict, strict=strict)
+    _warn_not_finite(checkpoint)
     return checkpoint
 
 
-def read_networks(path: str | os.PathLike) -> dict[str, Checkpoint]:
+def read_networks(path: str | os.PathLike, values: bool = True) -> dict[str, Checkpoint]:
     """
     Read all networks of a checkpoint file, by the names that :func:`networks_in` gives.
+
+    Args:
+        path: the file or folder.
+        values: whether to read the values of a folder, too: the format does not allow to map them. Without, its tensors
+            are :class:`monai.networks.checkpoints.distributed.Unread`.
 
     Raises:
         FileNotFoundError, ValueError: as :func:`read_checkpoint` does; but several networks are no error, nor is none.
     """
     path = Path(path)
     contents = open_checkpoint(path)
-    networks = [checked(network, str(path), contents.fetch) for network in find_networks(contents.tree)]
+    networks = [checked(network, str(path), contents.fetch, values) for network in find_networks(contents.tree)]
     return {network.name: _checkpoint(path, contents, network) for network in networks}
 
 
@@ -157,6 +169,29 @@ def _checkpoint(path: Path, contents: Contents, network: Network) -> Checkpoint:
     if scale_factor is None and "scale_factor" in contents.metadata:
         scale_factor = as_number(contents.metadata["scale_factor"], str(path))
     return Checkpoint(path, network.state_dict, network.wrappers, scale_factor, contents.container)
+
+
+def not_finite(tensors: Mapping[str, object]) -> list[str]:
+    """Keys of the tensors that hold a NaN or an infinite value, told without memory."""
+    return [key for key, value in tensors.items() if torch.is_tensor(value) and has_nan_or_inf(value)]
+
+
+def has_nan_or_inf(value: torch.Tensor) -> bool:
+    """Whether a tensor holds a NaN or an infinite value."""
+    if value.is_complex():
+        value = torch.view_as_real(value.resolve_conj())
+    if not value.is_floating_point() or not value.numel() or value.dtype.itemsize < 2:
+        return False
+    return not bool(torch.stack(torch.aminmax(value)).isfinite().all())  # the extremes show a NaN, too
+
+
+def _warn_not_finite(checkpoint: Checkpoint) -> None:
+    found = not_finite(checkpoint.state_dict)
+    if found:
+        warnings.warn(
+            f"{checkpoint.path} holds weights that are NaN or infinite; they were loaded as they are: {listed(found)}.",
+            stacklevel=3,
+        )
 
 
 def _bare(net: nn.Module) -> nn.Module:

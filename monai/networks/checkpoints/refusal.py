@@ -8,48 +8,36 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-
-
 """Tells a checkpoint that is refused from a question that its user has to answer."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from .reading import networks_in
-
-__all__ = ["CheckpointRefused", "refusing"]
+__all__ = ["CheckpointRefused", "NetworkNotChosen", "refusing"]
 
 
 class CheckpointRefused(ValueError):
     """A file that is damaged, no checkpoint, or not to be trusted."""
 
 
+class NetworkNotChosen(ValueError):
+    """A file holds several networks, or none of the name that was asked for: another name helps."""
+
+
 @contextmanager
-def refusing(path: str | os.PathLike, name: str | None) -> Iterator[None]:
+def refusing() -> Iterator[None]:
     """
     Let a block that reads a checkpoint raise :class:`CheckpointRefused` where the file itself is the trouble.
 
-    Args:
-        path: the file.
-        name: the network that was asked for.
-
     Raises:
-        CheckpointRefused: instead of a ValueError, unless another ``name`` would help.
+        CheckpointRefused: instead of any other ValueError.
+        NetworkNotChosen: as it was raised.
     """
     try:
         yield
+    except (CheckpointRefused, NetworkNotChosen):
+        raise
     except ValueError as error:
-        if _is_about_the_name(path, name):
-            raise
         raise CheckpointRefused(str(error)) from error
-
-
-def _is_about_the_name(path: str | os.PathLike, name: str | None) -> bool:
-    try:
-        names = networks_in(path)
-    except ValueError:
-        return False
-    return len(names) > 1 if name is None else name not in names

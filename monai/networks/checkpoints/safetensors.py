@@ -9,7 +9,13 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Safetensors files, read and written with torch alone, tensor by tensor."""
+"""
+Safetensors files, read and written with torch alone, tensor by tensor.
+
+The package ``safetensors`` is the referee of the format: the tests compare both on sound, damaged and hostile files.
+It does not read for us, because it maps no file larger than the memory, takes a gigabyte of it for the header of a
+hostile file, and MONAI does not depend on it.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +31,9 @@ from typing import Any, NamedTuple
 import torch
 
 from . import limits
+from .mapping import Content, map_file
+from .refusal import CheckpointRefused
+from .texts import listed, quoted
 
 __all__ = ["is_safetensors", "read_safetensors", "write_safetensors"]
 
@@ -59,6 +68,9 @@ LENGTH = struct.Struct("<Q")  # of the header, before it
 METADATA = "__metadata__"
 ALIGNMENT = 8  # bytes, of the first tensor in a written file
 CHUNK = 1 << 24  # bytes that are written at once
+PRINTED = 1 << 80  # larger sizes are not worth their digits
+MARKS = (b",", b"[", b"{")  # one of them is before each value of a header
+MARKS_OF_A_TENSOR = 12  # with five dimensions
 
 
 class _Entry(NamedTuple):
@@ -88,19 +100,20 @@ def read_safetensors(path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], 
         the metadata. Writing to a tensor does not change the file.
 
     Raises:
-        ValueError: if the file is not as the format demands, or has a type that torch has not.
+        CheckpointRefused: if the file is not as the format demands, claims absurd sizes, or has a type that torch has
+            not.
     """
     path = Path(path)
     _refuse_big_endian()
-    header, start = _header(path)
+    content = map_file(path)
+    header, start = _header(path, content)
     metadata = header.pop(METADATA, {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise _damaged(path, f"{METADATA} maps names to something else than text")
-    size = path.stat().st_size
-    entries = [_entry(path, key, value) for key, value in header.items()]
-    _check_places(path, entries, size - start)
-    mapping: Any = torch.UntypedStorage.from_file(str(path), shared=False, nbytes=size)
-    return {entry.key: _tensor(mapping, start, entry) for entry in entries}, metadata
+    size = len(content) - start
+    entries = [_entry(path, key, value, size) for key, value in header.items()]
+    _check_places(path, entries, size)
+    return {entry.key: _tensor(content, start, entry) for entry in entries}, metadata
 
 
 def write_safetensors(
@@ -149,26 +162,27 @@ def write_safetensors(
                 progress(len(piece))
 
 
-def _header(path: Path) -> tuple[dict[str, Any], int]:
+def _header(path: Path, content: Content) -> tuple[dict[str, Any], int]:
     """The JSON object at the beginning, and where it ends."""
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(LENGTH.size), "little")
-        if length > limits.MAX_DESCRIPTION:
-            raise ValueError(
-                f"{path} claims a safetensors header of {length:,} bytes; at most {limits.MAX_DESCRIPTION:,} are read. "
-                "Fetch the file again, from a source that you trust."
-            )
-        text = file.read(length)
+    length = int.from_bytes(content.view[: LENGTH.size], "little")
+    if length > limits.MAX_HEADER:
+        raise _too_large(
+            path, f"claims a safetensors header of {length:,} bytes; at most {limits.MAX_HEADER:,} are read"
+        )
+    text = bytes(content.view[LENGTH.size : LENGTH.size + length])
     if len(text) < length:
         raise _damaged(path, f"its header has {length:,} bytes, of which {len(text):,} are there")
+    values = sum(map(text.count, MARKS))  # before memory is spent on them
+    if values > MARKS_OF_A_TENSOR * limits.MAX_KEYS:
+        raise _too_large(path, f"describes more than the {limits.MAX_KEYS:,} tensors that are read")
     try:
         header = json.loads(text.decode(), object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
-        raise _damaged(path, f"its header is no JSON: {error}") from None
+        raise _damaged(path, f"its header is no JSON: {quoted(str(error))[1:-1]}") from None
     if not isinstance(header, dict):
         raise _damaged(path, "its header is no JSON object")
     if len(header) > limits.MAX_KEYS:
-        raise ValueError(f"{path} holds {len(header):,} names, more than the {limits.MAX_KEYS:,} that are read.")
+        raise _too_large(path, f"holds {len(header):,} names, more than the {limits.MAX_KEYS:,} that are read")
     return header, LENGTH.size + length
 
 
@@ -179,24 +193,41 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return table
 
 
-def _entry(path: Path, key: str, value: Any) -> _Entry:
-    """One tensor of the header, checked by itself."""
+def _entry(path: Path, key: str, value: Any, size: int) -> _Entry:
+    """One tensor of the header, checked by itself; ``size`` bytes are behind the header."""
     if not isinstance(value, dict) or not value.keys() >= {"dtype", "shape", "data_offsets"}:
-        raise _damaged(path, f"{key!r} lacks dtype, shape or data_offsets")
+        raise _damaged(path, f"{quoted(key)} lacks dtype, shape or data_offsets")
     name, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
     if not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise _damaged(path, f"{key!r} has shape {str(shape)[:80]} and data_offsets {str(offsets)[:80]}")
+        raise _damaged(path, f"{quoted(key)} has shape {_short(shape)} and data_offsets {_short(offsets)}")
     dtype = DTYPES.get(name) if isinstance(name, str) else None
     if dtype is None:
-        raise ValueError(f"{path}: {key!r} has dtype {name!r}, torch {torch.__version__} has {', '.join(DTYPES)}.")
-    needed = math.prod(shape) * dtype.itemsize
+        raise CheckpointRefused(
+            f"{path}: {quoted(key)} has dtype {quoted(name)}, torch {torch.__version__} has {', '.join(DTYPES)}: "
+            "convert it with the package that wrote it."
+        )
+    if len(shape) > limits.MAX_DIMS:
+        raise _damaged(path, f"{quoted(key)} has {len(shape):,} dimensions, more than the {limits.MAX_DIMS} of torch")
+    needed = math.prod(shape) * dtype.itemsize  # of 64 dimensions at most
     if needed != offsets[1] - offsets[0]:
-        raise _damaged(path, f"{key!r} of shape {shape} and dtype {name} takes {needed} bytes, not {offsets}")
+        takes = f"{needed} bytes" if needed < PRINTED else f"more bytes than the {size:,} that are there"
+        raise _damaged(
+            path, f"{quoted(key)} of shape {_short(shape)} and dtype {name} takes {takes}, not {_short(offsets)}"
+        )
+    if not needed and math.prod(max(length, 1) for length in shape) >= 1 << 63:
+        raise _damaged(path, f"{quoted(key)} has shape {_short(shape)}, which torch does not take")
     return _Entry(key, dtype, shape, *offsets)
 
 
 def _are_sizes(value: Any) -> bool:
     return isinstance(value, list) and all(type(size) is int and 0 <= size < 1 << 63 for size in value)
+
+
+def _short(value: Any) -> str:
+    """A shape or places for an error message, which may be anything."""
+    if not isinstance(value, list):
+        return quoted(value)
+    return f"[{listed([quoted(item) for item in value[:9]])}]" if len(value) < 10 else f"of {len(value):,} numbers"
 
 
 def _check_places(path: Path, entries: list[_Entry], size: int) -> None:
@@ -205,20 +236,17 @@ def _check_places(path: Path, entries: list[_Entry], size: int) -> None:
     for entry in sorted(entries, key=lambda entry: (entry.begin, entry.end)):
         if entry.begin != end:
             what = "overlaps the tensor before it" if entry.begin < end else "leaves a hole before it"
-            raise _damaged(path, f"{entry.key!r} at {entry.begin}:{entry.end} {what}, which ends at {end}")
+            raise _damaged(path, f"{quoted(entry.key)} at {entry.begin}:{entry.end} {what}, which ends at {end}")
         end = entry.end
     if end != size:
         raise _damaged(path, f"its tensors take {end:,} bytes, of which {size:,} are there")
 
 
-def _tensor(mapping: Any, start: int, entry: _Entry) -> torch.Tensor:
+def _tensor(content: Content, start: int, entry: _Entry) -> torch.Tensor:
     if entry.begin == entry.end:
         return torch.empty(entry.shape, dtype=entry.dtype)
-    begin, end = start + entry.begin, start + entry.end
-    own = mapping[begin:end]
-    if begin % entry.dtype.itemsize:
-        own = own.clone()
-    return torch.empty(0, dtype=entry.dtype).set_(own).view(entry.shape)
+    memory = content.cut(start + entry.begin, start + entry.end, entry.dtype.itemsize)
+    return torch.empty(0, dtype=entry.dtype).set_(memory).view(entry.shape)
 
 
 def _check_text(metadata: dict[Any, Any]) -> None:
@@ -255,5 +283,9 @@ def _refuse_big_endian() -> None:
         raise RuntimeError("safetensors files are little-endian, this machine is not: convert on another one.")
 
 
-def _damaged(path: Path, why: str) -> ValueError:
-    return ValueError(f"{path} is a damaged safetensors file: {why}. Fetch it again.")
+def _damaged(path: Path, why: str) -> CheckpointRefused:
+    return CheckpointRefused(f"{path} is a damaged safetensors file: {why}. Fetch it again.")
+
+
+def _too_large(path: Path, why: str) -> CheckpointRefused:
+    return CheckpointRefused(f"{path} {why}. Fetch it again, from a source that you trust.")

@@ -8,46 +8,46 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-
 """Objects that a checkpoint may hold beside its tensors, without importing or running what made them."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import torch
 
-__all__ = ["StandIn", "stand_in", "stand_in_class"]
+from .pickles import Known, Record
+
+__all__ = ["StandIn", "known_stand_in", "named_stand_in"]
 
 # Classes of harmless values that trainers save. None of them is imported: a stand-in takes its place.
 HARMLESS = re.compile(
     r"argparse\.Namespace|types\.SimpleNamespace|uuid\.UUID|decimal\.Decimal|datetime\.\w+|typing\.\w+"
-    r"|pathlib(\._local)?\.\w*Path|builtins\.(bool|bytes|dict|float|frozenset|int|list|object|str|tuple)"
-    r"|omegaconf\.[\w.]+|monai\.utils\.enums\.\w+|numpy\.(ndarray|dtypes\.\w+)|torch\.torch_version\.TorchVersion"
+    r"|pathlib(\._local)?\.\w*Path|builtins\.(bool|dict|float|frozenset|int|list|object|str|tuple)"
+    r"|omegaconf\.[\w.]+|monai\.utils\.enums\.\w+|numpy\.(ndarray|dtypes\.\w+)|numpy\._?core\.numeric\._frombuffer"
+    r"|torch\.torch_version\.TorchVersion"
 )
 DICTIONARIES = re.compile(r"(pytorch_lightning|lightning(_fabric|\.pytorch|\.fabric)?)\.utilities\.\w+\.AttributeDict")
 NUMBER = re.compile(r"[biufc]\d+")  # numpy's codes of numbers
 
 
 class StandIn:
-    """An object that keeps what it was given and does nothing, in place of one whose class is not imported."""
+    """
+    An object that keeps what it was given and does nothing, in place of one whose class is not imported.
 
-    def __new__(cls, *args: Any) -> StandIn:
-        instance = super().__new__(cls)
-        instance.args = args
-        instance.state = None
-        return instance
+    Args:
+        args: what it was made from.
+    """
 
     def __init__(self, *args: Any) -> None:
         self.args = args
+        self.state: Any = None
 
-    def __setstate__(self, state: Any) -> None:
+    def take_state(self, state: Any) -> None:
+        """Keep what the pickle gives the object after it was made."""
         self.state = state
-
-    args: tuple
-    state: Any
 
 
 class _Dtype(StandIn):
@@ -62,45 +62,42 @@ class _Dtype(StandIn):
         return np.frombuffer(data, np.dtype(order + code), count=1)[0].item()
 
 
-class _Scalar:
+def _scalar(dtype: Any = None, data: Any = b"") -> Any:
     """numpy's function that makes a scalar; here a number of Python's comes out."""
-
-    def __new__(cls, dtype: Any = None, data: Any = b"") -> Any:
-        return dtype.number(data) if isinstance(dtype, _Dtype) else StandIn(dtype, data)
+    return dtype.number(data) if isinstance(dtype, _Dtype) else StandIn(dtype, data)
 
 
-class _Array:
-    """numpy's function that makes an empty array."""
-
-    def __new__(cls, kind: Any = StandIn, *args: Any) -> Any:
-        return kind() if isinstance(kind, type) and issubclass(kind, StandIn) else StandIn(kind, *args)
-
-
-class _Dictionary:
-    """collections.defaultdict; here a plain dictionary comes out."""
-
-    def __new__(cls, *args: Any) -> Any:
-        return {}
+def _bytes(content: Any = b"", encoding: Any = None) -> Any:
+    """How protocol 2 writes bytes. A number is how many zeros to make, and a stand-in needs none."""
+    if isinstance(content, str) and encoding in ("latin1", "latin-1"):
+        return content.encode("latin1")
+    return content if isinstance(content, bytes) else StandIn(content)
 
 
-EXACT: dict[str, type] = {
-    "collections.defaultdict": _Dictionary,
-    "monai.data.meta_tensor.MetaTensor": torch.Tensor,
+EXACT: dict[str, Callable[..., Any]] = {
+    "_codecs.encode": _bytes,
+    "builtins.bytearray": _bytes,
+    "builtins.bytes": _bytes,
+    "builtins.complex": lambda real=0.0, imaginary=0.0: complex(float(real), float(imaginary)),
+    "builtins.set": lambda items=(): items,
+    "collections.Counter": lambda items=(): Record(items),
+    "collections.OrderedDict": lambda items=(): Record(items),
+    "collections.defaultdict": lambda *args: Record(),
     "numpy.dtype": _Dtype,
-    **{f"numpy.{core}.multiarray.scalar": _Scalar for core in ("core", "_core")},
-    **{f"numpy.{core}.multiarray._reconstruct": _Array for core in ("core", "_core")},
+    **{f"numpy.{core}.multiarray.scalar": _scalar for core in ("core", "_core")},
+    **{f"numpy.{core}.multiarray._reconstruct": StandIn for core in ("core", "_core")},
 }
 
 
-def stand_in(name: str) -> type | None:
+def known_stand_in(name: str) -> Known | None:
     """What takes the place of the global ``name`` of a pickle; None where that is not known to be harmless."""
+    if name in EXACT:
+        return Known(name, EXACT[name])
     if DICTIONARIES.fullmatch(name):
-        return dict
-    if HARMLESS.fullmatch(name):
-        return stand_in_class(name)
-    return EXACT.get(name)
+        return Known(name, lambda *args: Record())
+    return named_stand_in(name) if HARMLESS.fullmatch(name) else None
 
 
-def stand_in_class(name: str) -> type[StandIn]:
+def named_stand_in(name: str) -> Known:
     """A new stand-in for the class ``name``; it is called like that class, for error messages."""
-    return type(name.split(".")[-1], (StandIn,), {})
+    return Known(name, type(name.split(".")[-1], (StandIn,), {}))

@@ -8,236 +8,300 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-
-"""Files of torch.save, read with weights_only=True: what would run code is refused."""
+"""Files of torch.save, read without torch.load: their pickles are decoded and not run, their tensors mapped."""
 
 from __future__ import annotations
 
-import _compat_pickle
 import io
-import mmap
 import pickle
-import pickletools
-import re
 import struct
-import warnings
+import sys
 import zipfile
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 
 from . import limits
-from .stand_ins import stand_in
+from .mapping import Content, map_file
+from .pickles import RESAVE, decode
+from .refusal import CheckpointRefused
+from .tensors import Claims, Tensors, parts_of_id
+from .texts import listed, quoted
 
-__all__ = ["LEGACY_MAGIC", "RESAVE", "Refused", "ZIP_MAGIC", "inspect_zip", "load_tensors", "read_legacy", "read_zip"]
+__all__ = ["LEGACY_MAGIC", "ZIP_MAGIC", "read_archive", "read_legacy", "read_zip"]
 
 ZIP_MAGIC = b"PK\x03\x04"
-LEGACY_MAGIC = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)  # the number with which torch.save began before 1.6
-RESAVE = (
-    "Where you trust the file, load it with the package that wrote it, and save the state dict alone: "
-    "torch.save(net.state_dict(), path)"
-)
-LOCAL_HEADER = struct.Struct("<26x2H")  # of a zip entry: the lengths of its name and of its extra field
-
-
-class Refused(ValueError):
-    """What was found wrong with a file."""
+MAGIC_NUMBER = 0x1950A86A20F9469CFC6C  # with which torch.save began before 1.6
+LEGACY_MAGIC = pickle.dumps(MAGIC_NUMBER, protocol=2)
+PROTOCOL = 1001
+LOCAL_HEADER = struct.Struct("<4s22x2H")  # of a zip entry: its mark, the lengths of its name and of its extra field
+COUNT = struct.Struct("<q")  # of the values of a storage, before them
+TABLE_ENTRY = b"PK\x01\x02"
+ENCRYPTED = 1  # flag of a zip entry
+COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
 def read_zip(path: Path) -> Any:
     """
-    Read a file that torch.save has written since 1.6. Its tensors are memory-mapped.
+    Read a file that torch.save has written since 1.6. Its tensors are memory-mapped, unless it was compressed.
 
     Raises:
-        ValueError: if it is damaged, no file of torch.save, has code in it or claims absurd sizes.
+        CheckpointRefused: if it is damaged, no file of torch.save, has code in it or claims absurd sizes.
     """
-    with path.open("rb") as stream:
-        names, compressed = inspect_zip(str(path), stream)
-    # A mapped compressed entry would be taken for the tensor itself. By a path of that name torch knows safetensors.
-    if compressed or path.name.endswith(".safetensors"):
-        with path.open("rb") as stream:
-            return load_tensors(str(path), stream, names)
-    return load_tensors(str(path), path, names, mapped=True)
+    content = map_file(path)
+    return read_archive(str(path), content, Claims(str(path), len(content)))
 
 
-def inspect_zip(source: str, stream: IO[bytes]) -> tuple[set[str], bool]:
+def read_archive(source: str, content: Content, claims: Claims) -> Any:
     """
-    The globals that the pickle in a zip file of torch.save names, and whether any of its entries is compressed.
+    Read what :func:`read_zip` does, from bytes.
+
+    Args:
+        source: the file's name, for error messages.
+        content: the bytes.
+        claims: of the file, or of the folder that it belongs to.
 
     Raises:
-        ValueError: as :func:`read_zip` does.
+        CheckpointRefused: as :func:`read_zip` does.
     """
-    size = stream.seek(0, io.SEEK_END)
-    try:
-        with zipfile.ZipFile(stream) as archive:
-            entries = archive.infolist()
-            described = _description(source, entries)
-            compressed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
-            if compressed:
-                _check_inflation(source, entries, size)
-            with archive.open(described) if described.compress_type else _stored(stream, described) as file:
-                return check_pickle(source, file), compressed
-    except Refused:
-        raise
-    except Exception as error:  # a damaged archive fails in any way
-        raise Refused(
-            f"{source} is damaged ({error}): the table of contents of a torch file lies at its end, so that a download "
-            f"or copy that broke off loses it. {size:,} bytes are there; fetch it again."
-        ) from None
-    finally:
-        stream.seek(0)
+    archive = _Archive(source, content)
+    swapped = _is_swapped(source, archive.read("byteorder") if "byteorder" in archive.entries else b"little")
+
+    def memory(key: str, dtype: torch.dtype, size: int) -> torch.UntypedStorage:
+        found = archive.cut(f"data/{key}", dtype.itemsize)
+        if not swapped:
+            return found[:size] if found.nbytes() > size else found
+        own = found.clone()
+        own.byteswap(dtype)
+        return own
+
+    tensors = Tensors(source, claims, memory)
+    return decode(source, memoryview(archive.read("data.pkl")), tensors.find, tensors.load)[0]
 
 
 def read_legacy(path: Path) -> Any:
     """
-    Read a file that torch.save wrote before 1.6. Its tensors are read into memory: the format does not allow to map
-    them.
+    Read a file that torch.save wrote before 1.6. Its tensors are memory-mapped where their places suit their types.
 
     Raises:
-        ValueError: if it is damaged, has code in it or claims absurd sizes.
+        CheckpointRefused: if it is damaged, has code in it or claims absurd sizes.
     """
-    with path.open("rb") as file:
-        names: set[str] = set()
-        for _ in range(5):  # a magic number, a version, facts about the machine, the object, the keys of its storages
-            names |= check_pickle(str(path), file)
-        file.seek(0)
-        return load_tensors(str(path), file, names)
+    source, content = str(path), map_file(path)
+    claims = Claims(source, len(content))
+    # the object comes before the storages, whose types it tells: it is read once for these, and once with them
+    sketch = _Sketch(source, Claims(source, len(content)))
+    end = 0
+    parts, starts = [], []
+    for _ in range(5):  # a magic number, a version, facts about the machine, the object, the keys of its storages
+        starts.append(end)
+        part, end = decode(source, content.view, sketch.find, sketch.load, end)
+        parts.append(part)
+    magic, version, machine, _, keys = parts
+    if magic != MAGIC_NUMBER or version != PROTOCOL or not isinstance(machine, dict) or not isinstance(keys, list):
+        raise CheckpointRefused(f"{source} is a pickle that torch.save did not write. {RESAVE}.")
+    if machine.get("little_endian") is not True:
+        raise CheckpointRefused(f"{source} was written on a big-endian machine: save it there with torch 1.6 or newer.")
+    places = dict(_places(source, content, keys, sketch.sizes, end))
+
+    def memory(key: str, dtype: torch.dtype, size: int) -> torch.UntypedStorage:
+        return content.cut(*places[key], dtype.itemsize)
+
+    tensors = Tensors(source, claims, memory)
+    return decode(source, content.view, tensors.find, tensors.load, starts[3])[0]
 
 
-def check_pickle(source: str, file: IO[bytes]) -> set[str]:
+def _places(
+    source: str, content: Content, keys: list, sizes: dict[str, tuple[torch.dtype, int]], end: int
+) -> Iterator[tuple[str, tuple[int, int]]]:
+    """Where each storage of a legacy file lies."""
+    for key in map(str, keys):
+        dtype, size = sizes.get(key, (torch.uint8, -1))
+        count = content.view[end : end + COUNT.size]
+        begin = end + COUNT.size
+        end = begin + size
+        if len(count) < COUNT.size or COUNT.unpack(count)[0] * dtype.itemsize != size or end > len(content):
+            raise CheckpointRefused(
+                f"{source} is damaged: storage {quoted(key)} should lie at byte {begin:,}, of {len(content):,} that "
+                "are there: fetch it again."
+            )
+        yield key, (begin, end)
+
+
+class _Sketch(Tensors):
+    """Learns the types and sizes of the storages, and makes no tensor."""
+
+    def __init__(self, source: str, claims: Claims) -> None:
+        super().__init__(source, claims, lambda *_: torch.UntypedStorage(0))
+        self.sizes: dict[str, tuple[torch.dtype, int]] = {}
+
+    def load(self, saved: Any) -> Any:
+        key, dtype, size, _ = parts_of_id(saved)
+        self.sizes[key] = dtype, size
+
+    def tensor(self, *_: Any) -> Any:
+        return None
+
+    def tensor_of_type(self, *_: Any) -> Any:
+        return None
+
+
+class _Archive:
     """
-    The globals that a pickle names, in which nothing is run; ``file`` is then behind the pickle.
-
-    Raises:
-        ValueError: if it is no pickle, or larger than the limits.
-    """
-    start, names, strings = file.tell(), set(), 0
-    try:
-        for operation, argument, position in pickletools.genops(_Bounded(file)):  # type: ignore[arg-type]
-            strings += "UNICODE" in operation.name or "STRING" in operation.name
-            if operation.name == "GLOBAL":
-                names.add(_present_name(*str(argument).split(" ", 1)))
-            if strings > limits.MAX_KEYS:
-                raise Refused(f"{source} holds more than {limits.MAX_KEYS:,} names, which no network has. {RESAVE}.")
-            if (position or 0) - start > limits.MAX_DESCRIPTION:
-                raise Refused(
-                    f"{source} describes its tensors in more than {limits.MAX_DESCRIPTION:,} bytes. {RESAVE}."
-                )
-    except Refused:
-        raise
-    except ValueError as error:
-        raise Refused(f"{source} is damaged ({error}): fetch it again.") from None
-    return names
-
-
-def load_tensors(source: str, file: Path | IO[bytes], names: set[str], mapped: bool = False) -> Any:
-    """
-    ``torch.load`` with ``weights_only=True``, and stand-ins for the harmless ones of the globals ``names``.
-
-    Raises:
-        ValueError: if torch refuses or fails.
-    """
-    allowed: list[Any] = [(stand_in(name), name) for name in sorted(names - _marked_safe()) if stand_in(name)]
-    try:
-        with warnings.catch_warnings(), torch.serialization.safe_globals(allowed), _private_mapping():
-            warnings.simplefilter("ignore")
-            return torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
-    except pickle.UnpicklingError as error:
-        raise Refused(_refusal(source, str(error))) from None
-    except Exception as error:  # a damaged pickle fails in any way
-        raise Refused(
-            f"{source} is damaged, or larger than the memory: torch cannot load it ({type(error).__name__}: {error})."
-        ) from error
-
-
-class _Bounded:
-    """
-    A file from which no length that a pickle claims reads more than the limit.
+    A zip file of torch.save.
 
     Args:
-        file: the file.
+        source: the file's name, for error messages.
+        content: its bytes.
+
+    Raises:
+        CheckpointRefused: if it is damaged, no file of torch.save, or claims absurd sizes.
     """
 
-    def __init__(self, file: IO[bytes]) -> None:
-        self.file, self.tell = file, file.tell
+    def __init__(self, source: str, content: Content) -> None:
+        self.source, self.content = source, content
+        try:
+            self.zip = zipfile.ZipFile(_Window(source, content.view))
+            entries = self.zip.infolist()
+        except CheckpointRefused:
+            raise
+        except Exception as error:  # a damaged archive fails in any way
+            raise self.damaged(str(error)) from None
+        self._refuse_others(entries)
+        self.entries = {entry.filename.partition("/")[2]: entry for entry in entries}
+        if len(self.entries) < len(entries):
+            raise self.damaged("two of its entries have the same name")
+        self._check_sizes(entries)
 
-    def read(self, size: int) -> bytes:
-        if size > limits.MAX_DESCRIPTION:
-            raise ValueError(f"it claims a piece of {size:,} bytes")
-        return self.file.read(size)
+    def read(self, name: str) -> bytes:
+        """The content of an entry."""
+        entry = self._entry(name)
+        if entry.file_size > limits.MAX_DESCRIPTION:
+            raise CheckpointRefused(
+                f"{self.source} describes its tensors in {entry.file_size:,} bytes, more than the "
+                f"{limits.MAX_DESCRIPTION:,} that are read. {RESAVE}."
+            )
+        if entry.compress_type == zipfile.ZIP_STORED:
+            begin, end = self._place(entry)
+            return bytes(self.content.view[begin:end])
+        try:
+            return self.zip.read(entry)
+        except Exception as error:
+            raise self.damaged(str(error)) from None
 
-    def readline(self) -> bytes:
-        return self.file.readline(limits.MAX_DESCRIPTION)
+    def cut(self, name: str, itemsize: int) -> torch.UntypedStorage:
+        """The memory of an entry: mapped, or unpacked."""
+        entry = self._entry(name)
+        if entry.compress_type == zipfile.ZIP_STORED:
+            return self.content.cut(*self._place(entry), itemsize)
+        try:
+            unpacked = self.zip.read(entry)
+        except Exception as error:
+            raise self.damaged(str(error)) from None
+        return Content(bytearray(unpacked)).cut(0, len(unpacked))
 
-
-def _description(source: str, entries: list[zipfile.ZipInfo]) -> zipfile.ZipInfo:
-    """The entry with the pickle."""
-    by_name = {entry.filename.partition("/")[2]: entry for entry in entries}
-    if "constants.pkl" in by_name:
-        raise Refused(
-            f"{source} is a TorchScript archive, which holds code. Where you trust the file, save its weights alone: "
-            "torch.save(torch.jit.load(path).state_dict(), new_path)."
+    def damaged(self, why: str) -> CheckpointRefused:
+        return CheckpointRefused(
+            f"{self.source} is damaged ({quoted(why)[1:-1]}). The table of contents of a torch file lies at its end, "
+            f"so a download or copy that broke off loses it: {len(self.content):,} bytes are there. Fetch it again."
         )
-    if "data.pkl" not in by_name:
-        names = ", ".join(repr(entry.filename) for entry in entries[:5]) or "nothing"
-        raise Refused(
-            f"{source} is a zip archive but no file of torch.save. It holds {names}: unpack it, if it is one."
-        )
-    described = by_name["data.pkl"]
-    if described.file_size > limits.MAX_DESCRIPTION or len(entries) > limits.MAX_KEYS:
-        raise Refused(
-            f"{source} describes its tensors in {described.file_size:,} bytes and {len(entries):,} entries; at most "
-            f"{limits.MAX_DESCRIPTION:,} and {limits.MAX_KEYS:,} are read. {RESAVE}."
-        )
-    return described
+
+    def _entry(self, name: str) -> zipfile.ZipInfo:
+        if name not in self.entries:
+            raise self.damaged(f"it lacks {quoted(name)}")
+        return self.entries[name]
+
+    def _place(self, entry: zipfile.ZipInfo) -> tuple[int, int]:
+        """Where the bytes of an uncompressed entry lie."""
+        start = entry.header_offset
+        header = self.content.view[start : start + LOCAL_HEADER.size]
+        if len(header) < LOCAL_HEADER.size:
+            raise self.damaged("an entry lies behind its end")
+        mark, name, extra = LOCAL_HEADER.unpack(header)
+        begin = start + LOCAL_HEADER.size + name + extra
+        if mark != ZIP_MAGIC or begin + entry.file_size > len(self.content):
+            raise self.damaged(f"{quoted(entry.filename)} is not where it should be")
+        return begin, begin + entry.file_size
+
+    def _refuse_others(self, entries: list[zipfile.ZipInfo]) -> None:
+        names = {entry.filename.partition("/")[2] for entry in entries}
+        if "constants.pkl" in names:
+            raise CheckpointRefused(
+                f"{self.source} is a TorchScript archive, which holds code. Where you trust the file, save its weights "
+                "alone: torch.save(torch.jit.load(path).state_dict(), new_path)."
+            )
+        if "data.pkl" not in names:
+            found = listed([quoted(entry.filename) for entry in entries], 5) or "nothing"
+            raise CheckpointRefused(
+                f"{self.source} is a zip archive but no file of torch.save. It holds {found}: unpack it, if it is one."
+            )
+
+    def _check_sizes(self, entries: list[zipfile.ZipInfo]) -> None:
+        """No byte belongs to two entries, and compressed ones do not unpack to an absurd size."""
+        size, end = len(self.content), 0
+        unpacked = sum(entry.file_size for entry in entries)
+        if any(entry.flag_bits & ENCRYPTED or entry.compress_type not in COMPRESSIONS for entry in entries):
+            raise CheckpointRefused(f"{self.source} is encrypted or packed as torch.save never does. {RESAVE}.")
+        if unpacked > limits.MAX_INFLATION * size:
+            raise CheckpointRefused(
+                f"{self.source} would unpack from {size:,} to {unpacked:,} bytes, more than "
+                f"{limits.MAX_INFLATION}-fold, as a zip bomb does: torch.save compresses nothing. {RESAVE}."
+            )
+        for entry in sorted(entries, key=lambda entry: entry.header_offset):
+            if entry.compress_type == zipfile.ZIP_STORED and entry.compress_size != entry.file_size:
+                raise self.damaged(f"{quoted(entry.filename)} has two sizes")
+            if entry.header_offset < end:
+                raise self.damaged(f"{quoted(entry.filename)} overlaps another entry")
+            end = entry.header_offset + LOCAL_HEADER.size + len(entry.filename) + entry.compress_size
+        if end > size:
+            raise self.damaged("its entries take more bytes than are there")
 
 
-def _check_inflation(source: str, entries: list[zipfile.ZipInfo], size: int) -> None:
-    unpacked = sum(entry.file_size for entry in entries)
-    if unpacked > limits.MAX_INFLATION * size:
-        raise Refused(
-            f"{source} would unpack from {size:,} to {unpacked:,} bytes, more than {limits.MAX_INFLATION}-fold, as a "
-            f"zip bomb does: torch.save compresses nothing. {RESAVE}."
-        )
+class _Window(io.RawIOBase):
+    """
+    Bytes as a file, from which no piece is read that is longer than a table of contents may be.
+
+    Args:
+        source: the file's name, for error messages.
+        view: the bytes.
+    """
+
+    def __init__(self, source: str, view: memoryview) -> None:
+        super().__init__()
+        self.source, self.view, self.place = source, view, 0
+
+    def seekable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        place = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self.place, io.SEEK_END: len(self.view)}[whence]
+        if place < 0:
+            raise OSError("it ends too early")
+        self.place = place
+        return place
+
+    def tell(self) -> int:
+        return self.place
+
+    def read(self, size: int | None = -1) -> bytes:
+        size = len(self.view) if size is None or size < 0 else size
+        piece = bytes(self.view[self.place : self.place + min(size, limits.MAX_HEADER + 1)])
+        entries = piece.count(TABLE_ENTRY)
+        if len(piece) > limits.MAX_HEADER or entries > limits.MAX_KEYS:
+            raise CheckpointRefused(
+                f"{self.source} has a table of contents of {entries:,} entries or more; at most {limits.MAX_KEYS:,} in "
+                f"{limits.MAX_HEADER:,} bytes are read. {RESAVE}."
+            )
+        self.place += len(piece)
+        return piece
 
 
-def _stored(stream: IO[bytes], entry: zipfile.ZipInfo) -> IO[bytes]:
-    """An uncompressed entry, whose checksum torch may have left out."""
-    stream.seek(entry.header_offset)
-    name, extra = LOCAL_HEADER.unpack(stream.read(LOCAL_HEADER.size))
-    stream.seek(name + extra, io.SEEK_CUR)
-    return io.BytesIO(stream.read(entry.file_size))
-
-
-def _present_name(module: str, name: str) -> str:
-    """The name of a global in Python 3; torch.save writes those of Python 2."""
-    module, name = _compat_pickle.NAME_MAPPING.get((module, name), (module, name))
-    return f"{_compat_pickle.IMPORT_MAPPING.get(module, module)}.{name}"
-
-
-def _marked_safe() -> set[str]:
-    """Names of the classes that the user, or a package, has told torch to trust."""
-    marked = torch.serialization.get_safe_globals()
-    return {item[1] if isinstance(item, tuple) else f"{item.__module__}.{item.__qualname__}" for item in marked}
-
-
-def _private_mapping() -> AbstractContextManager:
-    """Writing to a mapped tensor is not to change the file, whatever the process has chosen for its own."""
-    flags = getattr(mmap, "MAP_PRIVATE", None)  # Windows has none, and always maps privately
-    return nullcontext() if flags is None else torch.serialization.set_default_mmap_options(flags)
-
-
-def _refusal(source: str, message: str) -> str:
-    """Why torch does not load a pickle, in a line."""
-    refused = re.search(r"GLOBAL (\S+)", message)
-    if refused:
-        module, _, name = refused[1].rpartition(".")
-        name = _present_name(module or "builtins", name).removeprefix("builtins.")
-        return f"{source} names '{name}', which is more than weights and may run code: not loaded. {RESAVE}."
-    if "Unsupported operand" in message:
-        return f"{source} was saved with another pickle_protocol than torch.save's own, which alone is read. {RESAVE}."
-    reason = message.split("WeightsUnpickler error:")[-1].partition("Check the documentation")[0].strip()
-    reason = " ".join(reason.split())
-    return f"{source} is not loaded: it holds more than weights, or is damaged ({reason}). {RESAVE}."
+def _is_swapped(source: str, order: bytes) -> bool:
+    """Whether the bytes of a number stand in another order than this machine's."""
+    if order not in (b"little", b"big"):
+        raise CheckpointRefused(f"{source} is damaged (its byte order is {quoted(order)}): fetch it again.")
+    return order.decode() != sys.byteorder

@@ -25,8 +25,9 @@ from typing import Any
 import torch
 import torch.nn as nn
 
-from monai.networks.state_dict.rules import CheckpointFacts
 from monai.networks.state_dict.layouts import Layout, recognize_layouts
+from monai.networks.state_dict.rules import CheckpointFacts
+
 from .network_config import NetworkConfig
 from .reading import load_checkpoint
 from .reference_process import reference_command, run_reference
@@ -155,7 +156,7 @@ def verify_checkpoint(
         reference_command(against)  # says what is wrong before the work
     net = config.build()
     calls = read_inputs(inputs) if inputs else sample_calls(config.cls, config.arguments, size, batch, seed)
-    with refusing(path, name):
+    with refusing():
         checkpoint = load_checkpoint(net, path, name, facts)
     outputs = [_run(net, call, seed) for call in calls]
     if not any(bool(tensor.any()) for tensors in outputs for tensor in tensors):

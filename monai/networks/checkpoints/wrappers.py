@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import takewhile
@@ -23,6 +24,9 @@ import torch.nn as nn
 
 from . import limits
 from .prefixes import State, Target, parts, peel, strip, under, with_versions
+from .refusal import CheckpointRefused, NetworkNotChosen
+from .tensors import Odd
+from .texts import listed, quoted
 
 __all__ = ["Network", "as_number", "checked", "choose_network", "describe", "find_networks"]
 
@@ -30,7 +34,10 @@ LIGHTNING = "pytorch-lightning_version"
 LIGHTNING_TRAINER = ("callbacks", "loops", "optimizer_states", "lr_schedulers", "hyper_parameters")
 BARE_NAME = "state_dict"  # the name of a network that lies in the file without a dictionary around it
 MAX_DEPTH = 8  # of dictionaries in one another
-SHOWN = 8  # names in an error message
+MOST_PARTS = 64  # modules of a LightningModule that may be networks of their own
+# What trainers call the moving average of a network's weights.
+AVERAGE = re.compile(r"(?:^|[_./])(?:ema|swa|averaged?|averaging|shadow)(?:$|[_./])", re.IGNORECASE)
+CURRENT = "current_model_state"  # beside the average, which Lightning saves as the network itself
 
 Fetch = Callable[[torch.Tensor], torch.Tensor]
 
@@ -71,15 +78,15 @@ def choose_network(
         fetch: gives the values of a tensor in ``tree`` that has none yet.
 
     Raises:
-        ValueError: if there is no network; several, and neither ``name`` nor ``net`` decides; none of that name; or a
-            value in its state dict that is no tensor.
+        NetworkNotChosen: if there are several networks and neither ``name`` nor ``net`` decides, or none of that name.
+        CheckpointRefused: if there is no network, or a value in its state dict that is no tensor.
     """
     target = Target(net) if net is not None else None
     networks = find_networks(tree, target)
     if not networks:
-        raise ValueError(f"{source} holds no network, but {describe(tree)}: pass a file with a state dict.")
+        raise CheckpointRefused(f"{source} holds no network, but {describe(tree)}: pass a file with a state dict.")
     if name is not None:
-        network = _named(networks, name, source)
+        network = _named(networks, name, source, target)
     elif len(networks) == 1:
         network = networks[0]
         _refuse_larger(network, target, source)
@@ -88,7 +95,7 @@ def choose_network(
     return checked(network, source, fetch)
 
 
-def checked(network: Network, source: str, fetch: Fetch | None = None) -> Network:
+def checked(network: Network, source: str, fetch: Fetch | None = None, values: bool = True) -> Network:
     """
     The network with nothing but tensors, and its scale factor as a number.
 
@@ -99,16 +106,17 @@ def checked(network: Network, source: str, fetch: Fetch | None = None) -> Networ
         network: as it was found.
         source: the file's name, for error messages.
         fetch: gives the values of a tensor that has none yet.
+        values: whether to fetch those of the state dict, too.
 
     Raises:
-        ValueError: if a value in its state dict is no tensor, or claims more memory than it has.
+        CheckpointRefused: if a key is none of a network's, or a value in its state dict is no plain tensor.
     """
     scale_factor = network.scale_factor
     if fetch is not None and torch.is_tensor(scale_factor):
         scale_factor = fetch(scale_factor)
     return replace(
         network,
-        state_dict=_tensors_only(network, source, fetch),
+        state_dict=_tensors_only(network, source, fetch if values else None),
         scale_factor=as_number(scale_factor, source),
     )
 
@@ -131,11 +139,16 @@ def describe(tree: Any) -> str:
     if torch.is_tensor(tree):
         return f"one tensor of shape {list(tree.shape)}"
     if not isinstance(tree, Mapping):
-        return f"a {type(tree).__name__}"
+        return _kind(tree) if isinstance(tree, Odd) else f"a {_kind(tree)}"
     if not tree:
         return "an empty dictionary"
-    entries = [f"{key!r} ({'optimizer state' if _is_optimizer(v) else type(v).__name__})" for key, v in tree.items()]
-    return f"a dictionary with {_shown(entries)}"
+    return f"a dictionary with {listed([f'{quoted(key)} ({_kind(value)})' for key, value in tree.items()])}"
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, Odd):
+        return value.kind
+    return "optimizer state" if _is_optimizer(value) else type(value).__name__
 
 
 def _state_dicts(tree: Any, around: State | None = None, seen: set[int] | None = None) -> Iterator[State]:
@@ -146,7 +159,7 @@ def _state_dicts(tree: Any, around: State | None = None, seen: set[int] | None =
         return
     seen.add(id(tree))
     if not isinstance(tree, Mapping):
-        tree = dict(enumerate(tree))
+        tree = {place: value for place, value in enumerate(tree) if isinstance(value, (Mapping, list, tuple))}
     elif _is_optimizer(tree):
         return
     lightning = LIGHTNING in tree
@@ -183,7 +196,9 @@ def _is_optimizer(value: Any) -> bool:
 
 
 def _is_array(value: Any, dims: int = 1) -> bool:
-    return torch.is_tensor(value) and (value.is_floating_point() or value.is_complex()) and value.dim() >= dims
+    if torch.is_tensor(value):
+        return (value.is_floating_point() or value.is_complex()) and value.dim() >= dims
+    return isinstance(value, Odd)
 
 
 def _has_weight_matrix(tensors: Mapping[str, Any]) -> bool:
@@ -191,15 +206,25 @@ def _has_weight_matrix(tensors: Mapping[str, Any]) -> bool:
 
 
 def _split(state: State, target: Target | None) -> list[State]:
-    """The networks in one dictionary of tensors: a LightningModule holds each of its own under a prefix."""
+    """
+    The networks in one dictionary of tensors: a LightningModule holds each of its own under a prefix, and what averages
+    weights may hold the average beside the network.
+    """
     whole = peel(state, target)
-    if not state.is_lightning:
+    inner = parts(strip(state, ("_orig_mod",)))
+    splits = state.is_lightning or any(is_average(part.path[-1]) for part in inner)
+    if not splits or len(inner) > MOST_PARTS or len(state.path) > 2 * MAX_DEPTH:
         return [whole]
-    pieces = [peel(part, target) for part in parts(strip(state, ("_orig_mod",)))]
+    pieces = [piece for part in inner for piece in _split(part, target)]
     if target is not None and pieces and target.rank(whole.tensors):
         if target.closeness(whole.tensors) >= max(target.closeness(piece.tensors) for piece in pieces):
             return [whole]
     return pieces or [whole]
+
+
+def is_average(name: str) -> bool:
+    """Whether something is called like a moving average of weights."""
+    return AVERAGE.search(name) is not None
 
 
 def _short_names(paths: list[tuple[str, ...]]) -> list[str]:
@@ -214,29 +239,51 @@ def _is_extra(key: str) -> bool:
     return key.split(".")[-1] == "_extra_state"
 
 
-def _named(networks: list[Network], name: str, source: str) -> Network:
+def _named(networks: list[Network], name: str, source: str, target: Target | None) -> Network:
+    """The network called so, or the only submodule called so of any of them."""
     for network in networks:
         if network.name == name:
             return network
-    prefix = name.rstrip(".") + "."
-    larger = [network for network in networks if any(key.startswith(prefix) for key in network.state_dict)]
-    if len(larger) == 1:
-        part = under(State((), larger[0].state_dict, larger[0].wrappers), prefix)
-        return replace(larger[0], name=name, state_dict=part.tensors, wrappers=part.wrappers)
-    choices = _shown([repr(network.name) for network in networks])
-    raise ValueError(f"{source} has no network, nor a submodule of its only one, called {name!r}: it has {choices}.")
+    path = name.strip("./").replace("/", ".")
+    found = [(network, prefix) for network in networks for prefix in _prefixes(network, path)]
+    whole = [(network, prefix) for network, prefix in found if prefix == f"{path}."]
+    if len(whole) == 1 or len(found) == 1:
+        network, prefix = (whole if len(whole) == 1 else found)[0]
+        part = peel(under(State((), network.state_dict, network.wrappers, network.scale_factor), prefix), target)
+        return replace(network, name=name, state_dict=part.tensors, wrappers=part.wrappers)
+    choices = [quoted(prefix[:-1]) for _, prefix in found] or [quoted(network.name) for network in networks]
+    if found:
+        raise NetworkNotChosen(f"{source} has several submodules called {quoted(name)}: choose from {listed(choices)}.")
+    raise NetworkNotChosen(
+        f"{source} has no network, nor a submodule of one, called {quoted(name)}: it has {listed(choices)}."
+    )
+
+
+def _prefixes(network: Network, path: str) -> list[str]:
+    """Prefixes of keys that end in a module's path."""
+    places = ((key, f".{key}".find(f".{path}.")) for key in network.state_dict)
+    return list(dict.fromkeys(key[: place + len(path) + 1] for key, place in places if place >= 0))
 
 
 def _refuse_larger(network: Network, target: Target | None, source: str) -> None:
     """Refuse a network of which the target is only a part, rather than let its keys be listed as a misfit."""
     if target is None or target.rank(network.state_dict):
         return
-    pieces = parts(State((), network.state_dict, ()))
-    fitting = [piece.path[0] for piece in pieces if target.rank(piece.tensors) > 1]
-    if len(fitting) == 1:
-        raise ValueError(
-            f"{source} holds a larger network, of which {fitting[0]!r} has the modules asked for, "
-            f"{_shown(sorted(target.modules))}: choose it with name={fitting[0]!r}."
+    state = State((), network.state_dict, ())
+    inner = {part.path[0]: part for part in parts(state)}
+    last = f".{next(iter(target.shapes), '')}"
+    for key in network.state_dict:  # deeper, where the keys are the target's own
+        if key.endswith(last) and len(inner) < MOST_PARTS:
+            prefix = key.removesuffix(last)
+            inner[prefix] = under(state, f"{prefix}.")
+    fitting = [name for name, part in inner.items() if target.rank(part.tensors) > 1]
+    if fitting:
+        choices = listed(list(map(quoted, fitting)))
+        several = len(fitting) > 1
+        choose = f"choose with name=, from {choices}" if several else f"choose it with name={choices}"
+        raise NetworkNotChosen(
+            f"{source} holds a larger network, of which {choices} {'each have' if several else 'has'} the modules "
+            f"asked for, {listed(sorted(map(quoted, target.modules)))}: {choose}.{_about_averages(fitting)}"
         )
 
 
@@ -247,40 +294,60 @@ def _matching(networks: list[Network], target: Target | None, source: str) -> Ne
     if best and ranks.count(best) == 1:
         return networks[ranks.index(best)]
     undecided = ", and the network's keys do not tell which" if target else ""
-    choices = _shown([repr(network.name) for network in networks])
-    raise ValueError(f"{source} holds {len(networks)} networks{undecided}: choose with name=, from {choices}.")
+    names = [network.name for network, rank in zip(networks, ranks) if rank == best]
+    more = "" if len(names) == len(networks) else f" ({len(networks) - len(names)} others fit less)"
+    raise NetworkNotChosen(
+        f"{source} holds {len(networks)} networks{undecided}: choose with name=, from "
+        f"{listed(list(map(quoted, names)))}{more}.{_about_averages(names)}"
+    )
+
+
+def _about_averages(names: list[str]) -> str:
+    """What to choose where some of the networks are moving averages of others."""
+    averages = [name for name in names if is_average(name)]
+    if not averages and CURRENT in names:
+        averages = [name for name in names if name != CURRENT]
+    if not averages or len(averages) == len(names):
+        return ""
+    what = "is a moving average (EMA)" if len(averages) == 1 else "are moving averages (EMA)"
+    return (
+        f" By name {listed(list(map(quoted, averages)))} {what} of the weights, with which most trainers sample and "
+        "evaluate; the weights of the last step are the other choice."
+    )
 
 
 def _tensors_only(network: Network, source: str, fetch: Fetch | None) -> dict[str, torch.Tensor]:
     kept: dict[str, Any] = {}
     strays: list[str] = []
     for key, value in network.state_dict.items():
+        _check_key(key, source)
         if torch.is_tensor(value):
-            kept[key] = _plain(key, fetch(value) if fetch else value, source)
+            kept[key] = fetch(value).as_subclass(torch.Tensor).detach() if fetch else value
+        elif isinstance(value, Odd):
+            raise CheckpointRefused(
+                f"{source}: {quoted(key)} {value.trouble}: where you trust the file, {value.remedy}."
+            )
         elif _is_extra(key):
             kept[key] = value
-        elif key.split(".")[-1] == "num_batches_tracked" and isinstance(value, int):
+        elif key.split(".")[-1] == "num_batches_tracked" and isinstance(value, int) and abs(value) < 1 << 63:
             kept[key] = torch.tensor(value)
         elif "." in key:
-            strays.append(f"{key!r} ({type(value).__name__})")
+            strays.append(f"{quoted(key)} ({type(value).__name__})")
     if strays:
-        raise ValueError(
-            f"{source}: the state dict {network.name!r} has values that are no tensors: {_shown(strays)}. "
+        raise CheckpointRefused(
+            f"{source}: the state dict {quoted(network.name)} has values that are no tensors: {listed(strays)}. "
             "Save the network's state_dict() alone."
         )
     return with_versions(kept, getattr(network.state_dict, "_metadata", {}))
 
 
-def _plain(key: str, value: torch.Tensor, source: str) -> torch.Tensor:
-    """A tensor without a subclass or a gradient."""
-    if value.is_meta or hasattr(type(value), "__tensor_flatten__"):
-        raise ValueError(f"{source}: {key!r} has no values of its own ({type(value).__name__} on {value.device}).")
-    if value.layout == torch.strided and value.nbytes > max(limits.MAX_REPEATED, value.untyped_storage().nbytes()):
-        raise ValueError(
-            f"{source}: {key!r} claims {value.nbytes:,} bytes for the shape {list(value.shape)}, of which "
-            f"{value.untyped_storage().nbytes():,} are there."
+def _check_key(key: str, source: str) -> None:
+    """Refuse a key that is no module's, rather than have a terminal obey it."""
+    if not key.isprintable() or len(key) > limits.MAX_NAME:
+        raise CheckpointRefused(
+            f"{source} has a tensor called {quoted(key)}: a name of {len(key):,} characters, which no network gives. "
+            "Fetch it again, from a source that you trust."
         )
-    return value.as_subclass(torch.Tensor).detach()
 
 
 def as_number(value: Any, source: str) -> float | None:
@@ -288,19 +355,14 @@ def as_number(value: Any, source: str) -> float | None:
     A scale factor as a number, whether it was saved as one, as a tensor, or in the text of a safetensors file.
 
     Raises:
-        ValueError: if it is nothing of that kind.
+        CheckpointRefused: if it is nothing of that kind.
     """
     if value is None:
         return None
     try:
         if isinstance(value, (int, float, str, torch.Tensor)) and not isinstance(value, bool):
             return float(value)
-    except (ValueError, RuntimeError):
+    except (ValueError, RuntimeError, OverflowError):
         pass  # no number in the text, or several in the tensor
-    what = describe(value) if torch.is_tensor(value) else repr(value)
-    raise ValueError(f"{source}: scale_factor must be a number or a tensor with one element, got {what}.")
-
-
-def _shown(names: list[str]) -> str:
-    more = len(names) - SHOWN
-    return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")
+    what = describe(value) if torch.is_tensor(value) else quoted(value)
+    raise CheckpointRefused(f"{source}: scale_factor must be a number or a tensor with one element, got {what}.")

@@ -126,7 +126,7 @@ def attend(options: argparse.Namespace, step: Step) -> Report:
     net = config.build()
     for query in options.query:  # before anything takes long
         _check_query(net, options, query)
-    with refusing(options.ckpt, options.name):
+    with refusing():
         load_checkpoint(net, options.ckpt, options.name, facts_of(options))
     step("scan", 3)
     scan = _scan(options, config)

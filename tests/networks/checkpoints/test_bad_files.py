@@ -23,7 +23,6 @@ import zipfile
 from pathlib import Path
 from unittest import mock
 
-import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 import torch.nn as nn
@@ -154,9 +153,14 @@ class TestCode(BadFileCase):
             torch.jit.save(torch.jit.script(nn.Linear(4, 3)), str(self.path))
         self.refused(r"is a TorchScript archive.*torch.jit.load\(path\).state_dict\(\)")
 
-    def test_another_pickle_protocol(self):
-        torch.save(STATE, self.path, pickle_protocol=4)
-        self.refused("another pickle_protocol")
+    @parameterized.expand([(3,), (4,), (5,)])
+    def test_another_pickle_protocol(self, protocol):
+        """torch.load(weights_only=True) refuses these; the tensors are the same."""
+        for is_zip in (True, False):
+            torch.save(STATE, self.path, pickle_protocol=protocol, _use_new_zipfile_serialization=is_zip)
+            found = read_checkpoint(self.path).state_dict
+            self.assertEqual(list(found), list(STATE))
+            self.assertTrue(all(torch.equal(found[key], value) for key, value in STATE.items()))
 
 
 class TestSomethingElse(BadFileCase):
@@ -302,9 +306,9 @@ class TestAbsurdSizes(BadFileCase):
         torch.save({"model.weight": torch.zeros(64, 1 << 16)}, self.path)
         self.rezip(zipfile.ZIP_DEFLATED)
         self.assertLess(self.path.stat().st_size, 1 << 16)
-        with mock.patch("torch.load") as load:
+        with mock.patch.object(zipfile.ZipFile, "read") as unpack:
             self.refused("would unpack from [0-9,]+ to 16,[0-9,]+ bytes, more than 20-fold, as a zip bomb")
-            load.assert_not_called()
+            unpack.assert_not_called()
 
     def test_a_compressed_file_that_is_none(self):
         """Its tensors cannot be mapped: they would come out as what deflate made of them."""
@@ -319,19 +323,15 @@ class TestAbsurdSizes(BadFileCase):
         self.assertTrue(torch.equal(read_checkpoint(self.path).state_dict["head.weight"], STATE["head.weight"]))
 
     def refused_for_its_keys(self, keys: int, is_zip: bool) -> None:
-        """Before a dictionary is made of them."""
         torch.save({f"k{i}": None for i in range(keys)}, self.path, _use_new_zipfile_serialization=is_zip)
-        with mock.patch("torch.load") as load:
-            with self.assertRaisesRegex(ValueError, f"holds more than {limits.MAX_KEYS:,} names, which no network has"):
-                read_checkpoint(self.path)
-            load.assert_not_called()
+        with self.assertRaisesRegex(ValueError, f"holds more than {limits.MAX_KEYS:,} names, which no network has"):
+            read_checkpoint(self.path)
 
     @parameterized.expand([(True,), (False,)])
     def test_many_keys(self, is_zip):
         with mock.patch.object(limits, "MAX_KEYS", 10_000):
             self.refused_for_its_keys(10_001, is_zip)
 
-    @pytest.mark.slow
     def test_a_million_keys(self):
         self.refused_for_its_keys(1_000_001, is_zip=True)
 
@@ -343,7 +343,7 @@ class TestAbsurdSizes(BadFileCase):
 
     def test_keys_of_a_folder(self):
         folder = self.save_folder()
-        with mock.patch.object(limits, "MAX_KEYS", 1), self.assertRaisesRegex(ValueError, "2 names, more than the 1"):
+        with mock.patch.object(limits, "MAX_KEYS", 1), self.assertRaisesRegex(ValueError, "more than 1 names"):
             read_checkpoint(folder)
         with mock.patch.object(limits, "MAX_DESCRIPTION", 10), self.assertRaisesRegex(ValueError, "more than the 10"):
             read_checkpoint(folder)

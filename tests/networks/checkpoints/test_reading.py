@@ -39,10 +39,10 @@ from parameterized import parameterized
 from monai.data import MetaTensor
 from monai.handlers import CheckpointLoader
 from monai.networks import nets
-from monai.networks.state_dict.hooks import adapted_state_dict
-from monai.networks.checkpoints import CheckpointFacts, load_checkpoint, networks_in, read_checkpoint
+from monai.networks.checkpoints import CheckpointFacts, distributed, load_checkpoint, networks_in, read_checkpoint
 from monai.networks.checkpoints.safetensors import write_safetensors
 from monai.networks.nets import DiffusionModelUNet, ViT
+from monai.networks.state_dict.hooks import adapted_state_dict
 from monai.networks.utils import copy_model_state
 from monai.utils import TraceKeys
 from tests.networks.checkpoints import sharded
@@ -239,11 +239,11 @@ class TestFolders(FileCase):
 
     def test_only_the_chosen_network_is_read(self):
         save_folder({"a": nn.Linear(2, 3).state_dict(), "b": nn.Linear(5, 7).state_dict()}, self.path)
-        with mock.patch("torch.load", wraps=torch.load) as load:
+        with mock.patch.object(distributed, "read_archive", wraps=distributed.read_archive) as read:
             self.assertEqual(networks_in(self.path), ["a", "b"])
-            load.assert_not_called()
+            read.assert_not_called()
             found = read_checkpoint(self.path, net=nn.Linear(5, 7))
-            self.assertEqual(load.call_count, 2)
+            self.assertEqual(read.call_count, 2)
         self.assertEqual(found.wrappers, ("b",))
 
     @pytest.mark.distributed
