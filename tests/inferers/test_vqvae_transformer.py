@@ -22,6 +22,7 @@ import torch.nn as nn
 from parameterized import parameterized
 
 from monai.inferers import Inferer, VQVAETransformerInferer
+from monai.utils import optional_import
 from tests.inferers.sampler import ENTRIES, Sampler
 from tests.release import ReleaseError, max_difference, release_run
 
@@ -114,6 +115,7 @@ class TestInferer(unittest.TestCase):
             net.transformer.to_logits.bias[ENTRIES] = -1e3
         self.assertTrue(torch.equal(best, net.sample(**call)))
 
+    @unittest.skipUnless(optional_import("tqdm")[1], "the bar needs tqdm, which MONAI does without")
     def test_progress_bar(self):
         net, _ = sampler(2, False, 70)
         shown = io.StringIO()

@@ -28,6 +28,7 @@ import torch.nn as nn
 from parameterized import parameterized
 
 from monai.networks.nets import AutoencoderKL, DecoderOnlyTransformer, DiffusionModelUNet, ViT
+from monai.utils import optional_import
 from monai.visualize.attention import capture_attention
 from monai.visualize.attention.cli import main
 from monai.visualize.attention.planes import to_world
@@ -175,6 +176,7 @@ class TestOutputs(CommandCase):
         self.ask("--force")
         self.assertEqual(self.out.read_bytes()[:4], b"\x89PNG")
 
+    @unittest.skipUnless(optional_import("tqdm")[1], "the bar needs tqdm, which MONAI does without")
     def test_progress(self):
         code, _, err = run(*self.arguments("--progress"))
         self.assertEqual(code, 0)
