@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""The codebook of a VQVAE."""
+
 from __future__ import annotations
 
 import torch
@@ -70,6 +72,9 @@ class EMAQuantizer(nn.Module):
         self.ema_w: torch.Tensor
         self.register_buffer("ema_cluster_size", torch.zeros(num_embeddings))
         self.register_buffer("ema_w", self.embedding.weight.detach().clone())
+        # the order of the axes with the channels last, and the way back
+        self.flatten_permutation = [0, *range(2, spatial_dims + 2), 1]
+        self.quantization_permutation = [0, spatial_dims + 1, *range(1, spatial_dims + 1)]
 
     def quantize(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """
@@ -82,30 +87,22 @@ class EMAQuantizer(nn.Module):
             the encodings as rows, (N, C) with N = B x sizes; their entries as one-hot rows, (N, K); and the entries'
             indices, (B, sizes).
         """
-        rows, indices = self.nearest(inputs)
-        return rows, self.one_hot(indices, rows), indices
-
-    def nearest(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Rows and indices of :meth:`quantize`."""
         if torch.jit.is_scripting():
-            return self._nearest(inputs)
+            return self._quantize(inputs)
         else:
             with torch.autocast(inputs.device.type, enabled=False):  # which would compare in half precision
-                return self._nearest(inputs)
+                return self._quantize(inputs)
 
-    def _nearest(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        channels_last = inputs.movedim(1, -1)
+    def _quantize(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        channels_last = inputs.permute(self.flatten_permutation)
         rows = channels_last.reshape(-1, self.embedding_dim)
         if rows.dtype != torch.float64:
             rows = rows.float()
         entries = self.embedding.weight.to(rows.dtype)
         squares = rows.pow(2).sum(1, keepdim=True) + entries.pow(2).sum(1)
         indices = (squares - 2 * rows @ entries.t()).argmin(1)
-        return rows, indices.reshape(channels_last.shape[:-1])
-
-    def one_hot(self, indices: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        """Indices (B, sizes) as one-hot rows (N, K) of the type of ``rows``."""
-        return F.one_hot(indices.flatten(), self.num_embeddings).to(rows.dtype)
+        one_hot = torch.zeros_like(squares).scatter_(1, indices.unsqueeze(1), 1.0)
+        return rows, one_hot, indices.reshape(channels_last.shape[:-1])
 
     def embed(self, embedding_indices: torch.Tensor) -> torch.Tensor:
         """
@@ -115,7 +112,7 @@ class EMAQuantizer(nn.Module):
         Returns:
             the entries, (B, C, sizes)
         """
-        return self.embedding(embedding_indices).movedim(-1, 1).contiguous()
+        return self.embedding(embedding_indices).permute(self.quantization_permutation).contiguous()
 
     def distributed_synchronization(self, encodings_sum: torch.Tensor, dw: torch.Tensor) -> None:
         """
@@ -129,12 +126,12 @@ class EMAQuantizer(nn.Module):
             for tensor in (encodings_sum, dw):
                 torch.distributed.all_reduce(tensor)
 
-    def update(self, rows: torch.Tensor, indices: torch.Tensor) -> None:
+    def update(self, rows: torch.Tensor, one_hot: torch.Tensor) -> None:
         """Let the entries follow the encodings of a training step, see :meth:`quantize`."""
-        one_hot = self.one_hot(indices, rows)
         counts, sums = one_hot.sum(0), one_hot.t() @ rows
         if not torch.jit.is_scripting():
-            self.distributed_synchronization(counts, sums)
+            if self.ddp_sync:
+                self.distributed_synchronization(counts, sums)
         self.ema_cluster_size.mul_(self.decay).add_((1 - self.decay) * counts)
         self.ema_w.mul_(self.decay).add_((1 - self.decay) * sums)
         # Laplace smoothing: an entry that stands for nothing keeps a small count
@@ -152,13 +149,13 @@ class EMAQuantizer(nn.Module):
             the nearest entries, (B, C, sizes), with the gradient of the encodings; the loss, a scalar; and the
             entries' indices, (B, sizes)
         """
-        rows, indices = self.nearest(inputs)
+        rows, one_hot, indices = self.quantize(inputs)
         quantized = self.embed(indices)
         if self.training:
             with torch.no_grad():
-                self.update(rows, indices)
+                self.update(rows, one_hot)
         # a mean over nothing would be NaN
-        loss = F.mse_loss(quantized, inputs) if inputs.numel() > 0 else inputs.sum()
+        loss = F.mse_loss(quantized.detach(), inputs) if inputs.numel() > 0 else inputs.sum()
         return inputs + (quantized - inputs).detach(), self.commitment_cost * loss, indices
 
 

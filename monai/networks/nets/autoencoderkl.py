@@ -9,27 +9,183 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""The autoencoder with a KL-regularized latent, its encoder, its decoder and their layers."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
+import torch.nn as nn
+import torch.nn.functional as F
 
+from monai.networks.blocks import Convolution, SpatialAttentionBlock, Upsample
+from monai.networks.blocks.attention.arguments import projection_argument
+from monai.networks.blocks.attention.options import AttentionOptions
 from monai.networks.blocks.autoencoder import (
-    AEKLDownsample,
-    AEKLResBlock,
-    AsymmetricPad,
     Cascade,
     GaussianLatent,
-    Parts,
+    LayerBuilder,
     decoder_blocks,
     encoder_blocks,
     recomputed,
     resolve_levels,
 )
-from monai.networks.blocks.diffusion.layers import attention_options
+from monai.utils import ensure_tuple_rep
 
 __all__ = ["AEKLDownsample", "AEKLResBlock", "AsymmetricPad", "AutoencoderKL", "Decoder", "Encoder"]
+
+
+class AsymmetricPad(nn.Module):
+    """
+    Put one zero behind the end of each spatial axis.
+
+    Args:
+        spatial_dims: number of spatial axes.
+    """
+
+    def __init__(self, spatial_dims: int) -> None:
+        super().__init__()
+        self.pad = (0, 1) * spatial_dims
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, C, sizes) to (B, C, sizes + 1)."""
+        return F.pad(x, list(self.pad))
+
+
+class AEKLDownsample(nn.Module):
+    """
+    Halve the size of an image by a strided convolution.
+
+    Args:
+        spatial_dims: number of spatial axes.
+        in_channels: number of channels, which stays.
+    """
+
+    def __init__(self, spatial_dims: int, in_channels: int) -> None:
+        super().__init__()
+        self.pad = AsymmetricPad(spatial_dims=spatial_dims)
+        self.conv = Convolution(
+            spatial_dims=spatial_dims,
+            in_channels=in_channels,
+            out_channels=in_channels,
+            strides=2,
+            kernel_size=3,
+            padding=0,
+            conv_only=True,
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, C, sizes) to (B, C, half the sizes)."""
+        return self.conv(self.pad(x))
+
+
+def _convolution(spatial_dims: int, in_channels: int, out_channels: int, kernel_size: int = 3) -> nn.Module:
+    """A bare convolution that keeps the size of its input."""
+    return Convolution(
+        spatial_dims=spatial_dims,
+        in_channels=in_channels,
+        out_channels=out_channels,
+        strides=1,
+        kernel_size=kernel_size,
+        padding=kernel_size // 2,
+        conv_only=True,
+    )
+
+
+class AEKLResBlock(nn.Module):
+    """
+    Residual block of an autoencoder.
+
+    Args:
+        spatial_dims: number of spatial axes.
+        in_channels: number of the input's channels.
+        norm_num_groups: into how many groups the norms divide the channels.
+        norm_eps: what the norms add to the variance.
+        out_channels: number of the output's channels, ``in_channels`` if None.
+    """
+
+    def __init__(
+        self, spatial_dims: int, in_channels: int, norm_num_groups: int, norm_eps: float, out_channels: int | None
+    ) -> None:
+        super().__init__()
+        self.in_channels = in_channels
+        self.out_channels = width = in_channels if out_channels is None else out_channels
+        self.norm1 = nn.GroupNorm(norm_num_groups, in_channels, eps=norm_eps)
+        self.conv1 = _convolution(spatial_dims, in_channels, width)
+        self.norm2 = nn.GroupNorm(norm_num_groups, width, eps=norm_eps)
+        self.conv2 = _convolution(spatial_dims, width, width)
+        self.nin_shortcut: nn.Module = nn.Identity()
+        if width != in_channels:
+            self.nin_shortcut = _convolution(spatial_dims, in_channels, width, kernel_size=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, in_channels, sizes) to (B, out_channels, sizes)."""
+        h = self.conv1(F.silu(self.norm1(x)))
+        h = self.conv2(F.silu(self.norm2(h)))
+        return self.nin_shortcut(x) + h
+
+
+@dataclass(frozen=True)
+class _Layers(LayerBuilder):
+    """
+    Builds the layers of :class:`Encoder` and :class:`Decoder` from this module's classes.
+
+    Args:
+        use_convtranspose: whether transposed convolutions double the size, or else a convolution after repeating
+            every position.
+
+    The other arguments are those of :class:`LayerBuilder`.
+    """
+
+    use_convtranspose: bool = False
+
+    def conv(self, in_channels: int, out_channels: int) -> nn.Module:
+        return _convolution(self.spatial_dims, in_channels, out_channels)
+
+    def norm(self, channels: int) -> nn.Module:
+        return nn.GroupNorm(self.norm_num_groups, channels, eps=self.norm_eps)
+
+    def residual(self, in_channels: int, out_channels: int) -> nn.Module:
+        return AEKLResBlock(
+            spatial_dims=self.spatial_dims,
+            in_channels=in_channels,
+            norm_num_groups=self.norm_num_groups,
+            norm_eps=self.norm_eps,
+            out_channels=out_channels,
+        )
+
+    def attention_block(self, channels: int) -> nn.Module:
+        return SpatialAttentionBlock(
+            spatial_dims=self.spatial_dims,
+            num_channels=channels,
+            norm_num_groups=self.norm_num_groups,
+            norm_eps=self.norm_eps,
+            include_fc=self.attention.include_fc,
+            use_combined_linear=self.attention.use_combined_linear,
+            use_flash_attention=self.attention.use_flash_attention,
+            **projection_argument(self.attention.use_proj_attn),
+        )
+
+    def downsample(self, channels: int) -> nn.Module:
+        return AEKLDownsample(spatial_dims=self.spatial_dims, in_channels=channels)
+
+    def upsample(self, channels: int) -> nn.Module:
+        if self.use_convtranspose:
+            return Upsample(spatial_dims=self.spatial_dims, mode="deconv", in_channels=channels, out_channels=channels)
+        layer = Upsample(
+            spatial_dims=self.spatial_dims,
+            mode="nontrainable",
+            in_channels=channels,
+            out_channels=channels,
+            interp_mode="nearest",
+            scale_factor=2.0,
+            post_conv=self.conv(channels, channels),
+            align_corners=None,
+        )
+        layer.layout_role = "nearest upsampling"  # type: ignore[assignment]
+        return layer
 
 
 class Encoder(Cascade):
@@ -71,9 +227,23 @@ class Encoder(Cascade):
         use_flash_attention: bool = False,
         use_proj_attn: bool | None = None,
     ) -> None:
-        parts = Parts(spatial_dims, norm_num_groups, norm_eps, attention_options(locals()))
+        attention = AttentionOptions(
+            include_fc=include_fc,
+            use_combined_linear=use_combined_linear,
+            use_flash_attention=use_flash_attention,
+            use_proj_attn=use_proj_attn,
+        )
+        layers = _Layers(spatial_dims, norm_num_groups, norm_eps, attention)
         levels = resolve_levels(channels, num_res_blocks, attention_levels, norm_num_groups)
-        self.build(encoder_blocks(parts, in_channels, out_channels, levels, with_nonlocal_attn))
+        super().__init__(encoder_blocks(layers, in_channels, out_channels, levels, with_nonlocal_attn))
+        self.spatial_dims = spatial_dims
+        self.in_channels = in_channels
+        self.channels = channels
+        self.out_channels = out_channels
+        self.num_res_blocks = num_res_blocks
+        self.norm_num_groups = norm_num_groups
+        self.norm_eps = norm_eps
+        self.attention_levels = attention_levels
 
 
 class Decoder(Cascade):
@@ -108,15 +278,32 @@ class Decoder(Cascade):
         use_flash_attention: bool = False,
         use_proj_attn: bool | None = None,
     ) -> None:
-        parts = Parts(spatial_dims, norm_num_groups, norm_eps, attention_options(locals()), use_convtranspose)
+        attention = AttentionOptions(
+            include_fc=include_fc,
+            use_combined_linear=use_combined_linear,
+            use_flash_attention=use_flash_attention,
+            use_proj_attn=use_proj_attn,
+        )
+        layers = _Layers(spatial_dims, norm_num_groups, norm_eps, attention, use_convtranspose)
         levels = resolve_levels(channels, num_res_blocks, attention_levels, norm_num_groups)
-        self.build(decoder_blocks(parts, in_channels, out_channels, levels, with_nonlocal_attn))
+        super().__init__(decoder_blocks(layers, in_channels, out_channels, levels, with_nonlocal_attn))
+        self.spatial_dims = spatial_dims
+        self.channels = channels
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.num_res_blocks = num_res_blocks
+        self.norm_num_groups = norm_num_groups
+        self.norm_eps = norm_eps
+        self.attention_levels = attention_levels
 
 
 class AutoencoderKL(GaussianLatent):
     """
     Autoencoder with a KL-regularized latent (Rombach et al., https://arxiv.org/abs/2112.10752; Pinaya et al.,
     https://arxiv.org/abs/2209.07162).
+
+    The size of the latent is that of the image, halved and rounded down at each level after the first: an image whose
+    size is not a multiple of ``2 ** (len(channels) - 1)`` comes back smaller.
 
     Args:
         spatial_dims: number of spatial axes: 1, 2 or 3.
@@ -171,13 +358,56 @@ class AutoencoderKL(GaussianLatent):
         use_flash_attention: bool = False,
         use_proj_attn: bool | None = None,
     ) -> None:
-        parts = Parts(spatial_dims, norm_num_groups, norm_eps, attention_options(locals()), use_convtranspose)
-        levels = resolve_levels(channels, num_res_blocks, attention_levels, norm_num_groups)
-        encoder = encoder_blocks(parts, in_channels, latent_channels, levels, with_encoder_nonlocal_attn)
-        decoder = decoder_blocks(parts, latent_channels, out_channels, levels, with_decoder_nonlocal_attn)
-        super().__init__(
-            Encoder.from_options(encoder), Decoder.from_options(decoder), spatial_dims, latent_channels, use_checkpoint
+        resolve_levels(channels, num_res_blocks, attention_levels, norm_num_groups)
+        if isinstance(num_res_blocks, int):
+            num_res_blocks = ensure_tuple_rep(num_res_blocks, len(channels))
+        encoder = Encoder(
+            spatial_dims=spatial_dims,
+            in_channels=in_channels,
+            channels=channels,
+            out_channels=latent_channels,
+            num_res_blocks=num_res_blocks,
+            norm_num_groups=norm_num_groups,
+            norm_eps=norm_eps,
+            attention_levels=attention_levels,
+            with_nonlocal_attn=with_encoder_nonlocal_attn,
+            include_fc=include_fc,
+            use_combined_linear=use_combined_linear,
+            use_flash_attention=use_flash_attention,
+            **projection_argument(use_proj_attn),
         )
+        decoder = Decoder(
+            spatial_dims=spatial_dims,
+            channels=channels,
+            in_channels=latent_channels,
+            out_channels=out_channels,
+            num_res_blocks=num_res_blocks,
+            norm_num_groups=norm_num_groups,
+            norm_eps=norm_eps,
+            attention_levels=attention_levels,
+            with_nonlocal_attn=with_decoder_nonlocal_attn,
+            use_convtranspose=use_convtranspose,
+            include_fc=include_fc,
+            use_combined_linear=use_combined_linear,
+            use_flash_attention=use_flash_attention,
+            **projection_argument(use_proj_attn),
+        )
+        convolutions = [_convolution(spatial_dims, latent_channels, latent_channels, kernel_size=1) for _ in range(3)]
+        super().__init__(encoder, decoder, convolutions, latent_channels)
+        self.use_checkpoint = use_checkpoint
+
+    @torch.jit.export
+    def encode(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        Args:
+            x: images, (B, in_channels, sizes).
+
+        Returns:
+            mean and standard deviation of the latent, both (B, latent_channels, smaller sizes)
+        """
+        if torch.jit.is_scripting() or not self.use_checkpoint:
+            return self.distribution(self.encoder(x))
+        return self.distribution(recomputed(self.encoder, x))
 
     @torch.jit.export
     def decode(self, z: torch.Tensor) -> torch.Tensor:

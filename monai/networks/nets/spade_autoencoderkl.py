@@ -9,31 +9,42 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""The autoencoder with a KL-regularized latent whose decoder is modulated by a segmentation."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+from monai.networks.blocks import Convolution, SpatialAttentionBlock, Upsample
+from monai.networks.blocks.attention.arguments import projection_argument
 from monai.networks.blocks.attention.options import AttentionOptions
-from monai.networks.blocks.autoencoder import (
-    GaussianLatent,
-    Parts,
-    TwoConvolutions,
-    decoder_blocks,
-    encoder_blocks,
-    resolve_levels,
-)
-from monai.networks.blocks.diffusion.layers import BuiltFromOptions, attention_options, convolution
+from monai.networks.blocks.autoencoder import GaussianLatent, LayerBuilder, decoder_blocks, resolve_levels
 from monai.networks.blocks.spade_norm import SPADE
 from monai.networks.nets.autoencoderkl import Encoder
+from monai.utils import ensure_tuple_rep
 
 __all__ = ["SPADEAutoencoderKL"]
 
 
-class SPADEResBlock(TwoConvolutions):
+def _convolution(spatial_dims: int, in_channels: int, out_channels: int, kernel_size: int = 3) -> nn.Module:
+    """A bare convolution that keeps the size of its input."""
+    return Convolution(
+        spatial_dims=spatial_dims,
+        in_channels=in_channels,
+        out_channels=out_channels,
+        strides=1,
+        kernel_size=kernel_size,
+        padding=kernel_size // 2,
+        conv_only=True,
+    )
+
+
+class SPADEResBlock(nn.Module):
     """
     Residual block whose norms are modulated by a segmentation (Park et al., https://arxiv.org/abs/1903.07291).
 
@@ -57,13 +68,28 @@ class SPADEResBlock(TwoConvolutions):
         label_nc: int,
         spade_intermediate_channels: int,
     ) -> None:
-        group_norm = {"num_groups": norm_num_groups, "affine": False, "eps": norm_eps}
+        def norm(channels: int) -> nn.Module:
+            return SPADE(
+                label_nc=label_nc,
+                norm_nc=channels,
+                norm="GROUP",
+                norm_params={"num_groups": norm_num_groups, "affine": False, "eps": norm_eps},
+                hidden_channels=spade_intermediate_channels,
+                kernel_size=3,
+                spatial_dims=spatial_dims,
+            )
 
-        def make_norm(channels: int) -> nn.Module:
-            return SPADE(label_nc, channels, 3, spatial_dims, spade_intermediate_channels, "GROUP", group_norm)
-
-        super().__init__(in_channels, out_channels, make_norm, lambda *sizes: convolution(spatial_dims, *sizes))
+        super().__init__()
         self.label_nc = label_nc
+        self.in_channels = in_channels
+        self.out_channels = width = in_channels if out_channels is None else out_channels
+        self.norm1 = norm(in_channels)
+        self.conv1 = _convolution(spatial_dims, in_channels, width)
+        self.norm2 = norm(width)
+        self.conv2 = _convolution(spatial_dims, width, width)
+        self.nin_shortcut: nn.Module = nn.Identity()
+        if width != in_channels:
+            self.nin_shortcut = _convolution(spatial_dims, in_channels, width, kernel_size=1)
 
     def forward(self, x: torch.Tensor, seg: torch.Tensor) -> torch.Tensor:
         """
@@ -79,27 +105,66 @@ class SPADEResBlock(TwoConvolutions):
         return self.nin_shortcut(x) + h
 
 
-class SPADEParts(Parts):
-    """Builds the parts of a decoder that is modulated by a segmentation, see :class:`SPADEResBlock`."""
+@dataclass(frozen=True)
+class _Layers(LayerBuilder):
+    """
+    Builds the layers of :class:`SPADEDecoder` from this module's classes.
 
-    def __init__(
-        self,
-        spatial_dims: int,
-        norm_num_groups: int,
-        norm_eps: float,
-        attention: AttentionOptions,
-        label_nc: int,
-        intermediate_channels: int,
-    ) -> None:
-        super().__init__(spatial_dims, norm_num_groups, norm_eps, attention)
-        self.spade = label_nc, intermediate_channels
+    Args:
+        label_nc: number of the segmentation's channels.
+        spade_intermediate_channels: width of the layer between the segmentation and the norms.
+
+    The other arguments are those of :class:`LayerBuilder`.
+    """
+
+    label_nc: int
+    spade_intermediate_channels: int
+
+    def conv(self, in_channels: int, out_channels: int) -> nn.Module:
+        return _convolution(self.spatial_dims, in_channels, out_channels)
+
+    def norm(self, channels: int) -> nn.Module:
+        return nn.GroupNorm(self.norm_num_groups, channels, eps=self.norm_eps)
 
     def residual(self, in_channels: int, out_channels: int) -> nn.Module:
-        groups, eps = self.norm_num_groups, self.norm_eps
-        return SPADEResBlock(self.spatial_dims, in_channels, groups, eps, out_channels, *self.spade)
+        return SPADEResBlock(
+            spatial_dims=self.spatial_dims,
+            in_channels=in_channels,
+            norm_num_groups=self.norm_num_groups,
+            norm_eps=self.norm_eps,
+            out_channels=out_channels,
+            label_nc=self.label_nc,
+            spade_intermediate_channels=self.spade_intermediate_channels,
+        )
+
+    def attention_block(self, channels: int) -> nn.Module:
+        return SpatialAttentionBlock(
+            spatial_dims=self.spatial_dims,
+            num_channels=channels,
+            norm_num_groups=self.norm_num_groups,
+            norm_eps=self.norm_eps,
+            include_fc=self.attention.include_fc,
+            use_combined_linear=self.attention.use_combined_linear,
+            use_flash_attention=self.attention.use_flash_attention,
+            **projection_argument(self.attention.use_proj_attn),
+        )
+
+    def upsample(self, channels: int) -> nn.Module:
+        layer = Upsample(
+            spatial_dims=self.spatial_dims,
+            mode="nontrainable",
+            in_channels=channels,
+            out_channels=channels,
+            interp_mode="nearest",
+            scale_factor=2.0,
+            post_conv=self.conv(channels, channels),
+            align_corners=None,
+        )
+        layer.layout_role = "nearest upsampling"  # type: ignore[assignment]
+        return layer
 
 
-class SPADEDecoder(BuiltFromOptions):
+class SPADEDecoder(nn.Module):
     """
     Decoder of an autoencoder that is modulated by a segmentation.
 
@@ -128,16 +193,25 @@ class SPADEDecoder(BuiltFromOptions):
         use_flash_attention: bool = False,
         use_proj_attn: bool | None = None,
     ) -> None:
-        attention = attention_options(locals())
-        parts = SPADEParts(spatial_dims, norm_num_groups, norm_eps, attention, label_nc, spade_intermediate_channels)
-        levels = resolve_levels(channels, num_res_blocks, attention_levels, norm_num_groups)
-        self.build(label_nc, decoder_blocks(parts, in_channels, out_channels, levels, with_nonlocal_attn))
-
-    def build(self, label_nc: int, blocks: Sequence[nn.Module]) -> None:
-        """Register the blocks."""
         super().__init__()
+        attention = AttentionOptions(
+            include_fc=include_fc,
+            use_combined_linear=use_combined_linear,
+            use_flash_attention=use_flash_attention,
+            use_proj_attn=use_proj_attn,
+        )
+        layers = _Layers(spatial_dims, norm_num_groups, norm_eps, attention, label_nc, spade_intermediate_channels)
+        levels = resolve_levels(channels, num_res_blocks, attention_levels, norm_num_groups)
+        self.spatial_dims = spatial_dims
+        self.channels = channels
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.num_res_blocks = num_res_blocks
+        self.norm_num_groups = norm_num_groups
+        self.norm_eps = norm_eps
+        self.attention_levels = attention_levels
         self.label_nc = label_nc
-        self.blocks = nn.ModuleList(blocks)
+        self.blocks = nn.ModuleList(decoder_blocks(layers, in_channels, out_channels, levels, with_nonlocal_attn))
 
     def forward(self, x: torch.Tensor, seg: torch.Tensor) -> torch.Tensor:
         """
@@ -149,10 +223,14 @@ class SPADEDecoder(BuiltFromOptions):
             images, (B, out_channels, larger sizes)
         """
         for block in self.blocks:
-            if hasattr(block, "label_nc"):  # TorchScript decides this when it compiles, isinstance it does not
-                x = block(x, seg)
+            # TorchScript decides hasattr when it compiles, and isinstance of modules never
+            if torch.jit.is_scripting():
+                if hasattr(block, "label_nc"):
+                    x = block(x, seg)
+                else:
+                    x = block(x)
             else:
-                x = block(x)
+                x = block(x, seg) if isinstance(block, SPADEResBlock) else block(x)
         return x
 
 
@@ -206,14 +284,54 @@ class SPADEAutoencoderKL(GaussianLatent):
         use_flash_attention: bool = False,
         use_proj_attn: bool | None = None,
     ) -> None:
-        sizes = spatial_dims, norm_num_groups, norm_eps, attention_options(locals())
-        levels = resolve_levels(channels, num_res_blocks, attention_levels, norm_num_groups)
-        encoder = encoder_blocks(Parts(*sizes), in_channels, latent_channels, levels, with_encoder_nonlocal_attn)
-        spade = SPADEParts(*sizes, label_nc, spade_intermediate_channels)
-        decoder = decoder_blocks(spade, latent_channels, out_channels, levels, with_decoder_nonlocal_attn)
-        super().__init__(
-            Encoder.from_options(encoder), SPADEDecoder.from_options(label_nc, decoder), spatial_dims, latent_channels
+        resolve_levels(channels, num_res_blocks, attention_levels, norm_num_groups)
+        if isinstance(num_res_blocks, int):
+            num_res_blocks = ensure_tuple_rep(num_res_blocks, len(channels))
+        encoder = Encoder(
+            spatial_dims=spatial_dims,
+            in_channels=in_channels,
+            channels=channels,
+            out_channels=latent_channels,
+            num_res_blocks=num_res_blocks,
+            norm_num_groups=norm_num_groups,
+            norm_eps=norm_eps,
+            attention_levels=attention_levels,
+            with_nonlocal_attn=with_encoder_nonlocal_attn,
+            include_fc=include_fc,
+            use_combined_linear=use_combined_linear,
+            use_flash_attention=use_flash_attention,
+            **projection_argument(use_proj_attn),
         )
+        decoder = SPADEDecoder(
+            spatial_dims=spatial_dims,
+            channels=channels,
+            in_channels=latent_channels,
+            out_channels=out_channels,
+            num_res_blocks=num_res_blocks,
+            norm_num_groups=norm_num_groups,
+            norm_eps=norm_eps,
+            attention_levels=attention_levels,
+            label_nc=label_nc,
+            with_nonlocal_attn=with_decoder_nonlocal_attn,
+            spade_intermediate_channels=spade_intermediate_channels,
+            include_fc=include_fc,
+            use_combined_linear=use_combined_linear,
+            use_flash_attention=use_flash_attention,
+            **projection_argument(use_proj_attn),
+        )
+        convolutions = [_convolution(spatial_dims, latent_channels, latent_channels, kernel_size=1) for _ in range(3)]
+        super().__init__(encoder, decoder, convolutions, latent_channels)
+
+    @torch.jit.export
+    def encode(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        Args:
+            x: images, (B, in_channels, sizes).
+
+        Returns:
+            mean and standard deviation of the latent, both (B, latent_channels, smaller sizes)
+        """
+        return self.distribution(self.encoder(x))
 
     @torch.jit.export
     def decode(self, z: torch.Tensor, seg: torch.Tensor) -> torch.Tensor:

@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""The autoencoder whose latent consists of entries of a codebook."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -16,14 +18,15 @@ from typing import Any
 
 import torch
 import torch.nn as nn
+import torch.nn.functional as F
 
+from monai.networks.blocks import Convolution
 from monai.networks.blocks.autoencoder import Cascade, recomputed
-from monai.networks.blocks.convolutions import Convolution
-from monai.networks.blocks.diffusion.layers import convolution
-from monai.networks.layers.factories import Act
+from monai.networks.layers import Act
 from monai.networks.layers.utils import get_act_layer
 from monai.networks.layers.vector_quantizer import EMAQuantizer, VectorQuantizer
 from monai.networks.state_dict.hooks import OldCheckpoints
+from monai.utils import ensure_tuple_rep
 
 __all__ = ["VQVAE"]
 
@@ -51,21 +54,32 @@ class VQVAEResidualUnit(nn.Module):
         bias: bool = True,
     ) -> None:
         super().__init__()
+        self.spatial_dims = spatial_dims
+        self.in_channels = in_channels
+        self.num_res_channels = num_res_channels
+        self.act = act
+        self.dropout = dropout
+        self.bias = bias
         self.conv1 = Convolution(
-            spatial_dims,
-            in_channels,
-            num_res_channels,
+            spatial_dims=spatial_dims,
+            in_channels=in_channels,
+            out_channels=num_res_channels,
             adn_ordering="DA",
             act=act,
-            norm=None,
             dropout=dropout,
             bias=bias,
         )
-        self.conv2 = Convolution(spatial_dims, num_res_channels, in_channels, bias=bias, conv_only=True)
+        self.conv2 = Convolution(
+            spatial_dims=spatial_dims,
+            in_channels=num_res_channels,
+            out_channels=in_channels,
+            bias=bias,
+            conv_only=True,
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, in_channels, sizes) to the same shape."""
-        return torch.relu(x + self.conv2(self.conv1(x)))
+        return F.relu(x + self.conv2(self.conv1(x)), inplace=True)
 
 
 class Encoder(Cascade):
@@ -99,23 +113,32 @@ class Encoder(Cascade):
         blocks: list[nn.Module] = []
         for level, (stride, kernel_size, dilation, padding) in enumerate(downsample_parameters):
             down = Convolution(
-                spatial_dims,
-                channels[level - 1] if level else in_channels,
-                channels[level],
-                stride,
-                kernel_size,
-                "DA",
-                act,
-                norm=None,
+                spatial_dims=spatial_dims,
+                in_channels=channels[level - 1] if level else in_channels,
+                out_channels=channels[level],
+                strides=stride,
+                kernel_size=kernel_size,
+                adn_ordering="DA",
+                act=act,
                 dropout=dropout if level else None,
+                dropout_dim=1,
                 dilation=dilation,
                 padding=padding,
             )
-            units = _residual_units(
+            blocks.append(down)
+            blocks += _residual_units(
                 spatial_dims, channels[level], num_res_channels[level], num_res_layers, act, dropout
             )
-            blocks += [down, *units]
-        self.build([*blocks, convolution(spatial_dims, channels[-1], out_channels)])
+        super().__init__([*blocks, _convolution(spatial_dims, channels[-1], out_channels)])
+        self.spatial_dims = spatial_dims
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.channels = channels
+        self.num_res_layers = num_res_layers
+        self.num_res_channels = num_res_channels
+        self.downsample_parameters = downsample_parameters
+        self.dropout = dropout
+        self.act = act
 
 
 class Decoder(Cascade):
@@ -148,20 +171,20 @@ class Decoder(Cascade):
         output_act: tuple | str | None,
     ) -> None:
         widths, inner_widths = [*reversed(channels), out_channels], list(reversed(num_res_channels))
-        blocks: list[nn.Module] = [convolution(spatial_dims, in_channels, widths[0])]
+        blocks: list[nn.Module] = [_convolution(spatial_dims, in_channels, widths[0])]
         for level, (stride, kernel_size, dilation, padding, output_padding) in enumerate(upsample_parameters):
             last = level == len(channels) - 1
             blocks += _residual_units(spatial_dims, widths[level], inner_widths[level], num_res_layers, act, dropout)
             up = Convolution(
-                spatial_dims,
-                widths[level],
-                widths[level + 1],
-                stride,
-                kernel_size,
-                "DA",
-                act,
+                spatial_dims=spatial_dims,
+                in_channels=widths[level],
+                out_channels=widths[level + 1],
+                strides=stride,
+                kernel_size=kernel_size,
+                adn_ordering="DA",
+                act=act,
+                dropout=None if last else dropout,
                 norm=None,
-                dropout=dropout,
                 dilation=dilation,
                 conv_only=last,
                 is_transposed=True,
@@ -169,13 +192,41 @@ class Decoder(Cascade):
                 output_padding=output_padding,
             )
             blocks.append(up)
-        self.build([*blocks, get_act_layer(output_act)] if output_act else blocks)
+        super().__init__([*blocks, get_act_layer(output_act)] if output_act else blocks)
+        self.spatial_dims = spatial_dims
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.channels = channels
+        self.num_res_layers = num_res_layers
+        self.num_res_channels = num_res_channels
+        self.upsample_parameters = upsample_parameters
+        self.dropout = dropout
+        self.act = act
+        self.output_act = output_act
+
+
+def _convolution(spatial_dims: int, in_channels: int, out_channels: int) -> nn.Module:
+    """A bare convolution that keeps the size of its input."""
+    return Convolution(
+        spatial_dims=spatial_dims,
+        in_channels=in_channels,
+        out_channels=out_channels,
+        strides=1,
+        kernel_size=3,
+        padding=1,
+        conv_only=True,
+    )
 
 
 def _residual_units(
     spatial_dims: int, channels: int, inner_channels: int, number: int, act: tuple | str | None, dropout: float
 ) -> list[nn.Module]:
-    return [VQVAEResidualUnit(spatial_dims, channels, inner_channels, act, dropout) for _ in range(number)]
+    return [
+        VQVAEResidualUnit(
+            spatial_dims=spatial_dims, in_channels=channels, num_res_channels=inner_channels, act=act, dropout=dropout
+        )
+        for _ in range(number)
+    ]
 
 
 class VQVAE(OldCheckpoints):
@@ -248,15 +299,40 @@ class VQVAE(OldCheckpoints):
         self.use_checkpointing = use_checkpointing
 
         self.encoder = Encoder(
-            spatial_dims, in_channels, embedding_dim, channels, num_res_layers, inner, down, dropout, act
+            spatial_dims=spatial_dims,
+            in_channels=in_channels,
+            out_channels=embedding_dim,
+            channels=channels,
+            num_res_layers=num_res_layers,
+            num_res_channels=inner,
+            downsample_parameters=down,
+            dropout=dropout,
+            act=act,
         )
         self.decoder = Decoder(
-            spatial_dims, embedding_dim, out_channels, channels, num_res_layers, inner, up, dropout, act, output_act
+            spatial_dims=spatial_dims,
+            in_channels=embedding_dim,
+            out_channels=out_channels,
+            channels=channels,
+            num_res_layers=num_res_layers,
+            num_res_channels=inner,
+            upsample_parameters=up,
+            dropout=dropout,
+            act=act,
+            output_act=output_act,
         )
-        codebook = EMAQuantizer(
-            spatial_dims, num_embeddings, embedding_dim, commitment_cost, decay, epsilon, embedding_init, ddp_sync
+        self.quantizer = VectorQuantizer(
+            quantizer=EMAQuantizer(
+                spatial_dims=spatial_dims,
+                num_embeddings=num_embeddings,
+                embedding_dim=embedding_dim,
+                commitment_cost=commitment_cost,
+                decay=decay,
+                epsilon=epsilon,
+                embedding_init=embedding_init,
+                ddp_sync=ddp_sync,
+            )
         )
-        self.quantizer = VectorQuantizer(codebook)
 
     @torch.jit.export
     def encode(self, images: torch.Tensor) -> torch.Tensor:
@@ -311,7 +387,9 @@ class VQVAE(OldCheckpoints):
 
 
 def _inner_widths(num_res_channels: Sequence[int] | int, channels: Sequence[int]) -> Sequence[int]:
-    widths = [num_res_channels] * len(channels) if isinstance(num_res_channels, int) else num_res_channels
+    widths = (
+        ensure_tuple_rep(num_res_channels, len(channels)) if isinstance(num_res_channels, int) else num_res_channels
+    )
     if len(widths) != len(channels):
         raise ValueError(f"num_res_channels={num_res_channels} should be one number, or as many as {channels=}.")
     return widths

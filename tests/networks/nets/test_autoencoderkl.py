@@ -19,9 +19,9 @@ from unittest import mock
 
 import torch
 import torch.nn as nn
+import torch.utils.checkpoint
 from parameterized import parameterized
 
-from monai.networks.blocks import autoencoder
 from monai.networks.blocks.selfattention import SABlock
 from monai.networks.nets import AutoencoderKL
 from monai.networks.nets.autoencoderkl import AEKLDownsample, AEKLResBlock, AsymmetricPad, Decoder, Encoder
@@ -165,7 +165,7 @@ class TestAutoencoderKL(unittest.TestCase):
     def test_checkpointing(self):
         plain, again = network(), network(use_checkpoint=True)
         x = image(plain)
-        with mock.patch.object(autoencoder, "checkpoint", wraps=autoencoder.checkpoint) as spy:
+        with mock.patch.object(torch.utils.checkpoint, "checkpoint", wraps=torch.utils.checkpoint.checkpoint) as spy:
             for net in (plain, again):
                 torch.manual_seed(3)
                 sum(part.pow(2).sum() for part in net(x)).backward()

@@ -16,9 +16,9 @@ from unittest import mock
 
 import torch
 import torch.nn as nn
+import torch.utils.checkpoint
 from parameterized import parameterized
 
-from monai.networks.blocks import autoencoder
 from monai.networks.nets import VQVAE
 from monai.networks.nets.vqvae import VQVAEResidualUnit
 from tests.release import assert_equal_to_release, max_difference, release_run
@@ -114,7 +114,7 @@ class TestVQVAE(unittest.TestCase):
 
     def test_checkpointing(self):
         plain, again = network(), network(use_checkpointing=True)
-        with mock.patch.object(autoencoder, "checkpoint", wraps=autoencoder.checkpoint) as spy:
+        with mock.patch.object(torch.utils.checkpoint, "checkpoint", wraps=torch.utils.checkpoint.checkpoint) as spy:
             for net in (plain, again):
                 sum(part.pow(2).sum() for part in net(image())).backward()
         self.assertEqual(spy.call_count, 2)
