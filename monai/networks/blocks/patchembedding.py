@@ -9,10 +9,14 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""How an image becomes tokens: patches that a layer projects, with a position added or not."""
+
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -43,11 +47,23 @@ class FlattenPatches(nn.Module):
         self.order = [0, *range(2, end, 2), *range(3, end, 2), 1]  # batch, grid, inside of a patch, channels
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, C, size of every axis) to (B, number of patches, volume of a patch x C)."""
+        """
+        (B, C, size of every axis) to (B, number of patches, volume of a patch x C).
+
+        Raises:
+            ValueError: if patches do not tile the image.
+        """
         split = [x.shape[0], x.shape[1]]
+        fits = x.dim() == 2 + self.spatial_dims
         for size, patch in zip(x.shape[2:], self.patch_size):
+            fits = fits and size % patch == 0
             split.append(size // patch)
             split.append(patch)
+        if not fits:
+            raise ValueError(
+                f"The image has shape {list(x.shape)}, which patches of {self.patch_size} do not tile: crop or pad it "
+                "to multiples of them, or build the network with proj_type='conv', which leaves out the rest."
+            )
         return x.reshape(split).permute(self.order).flatten(1, self.spatial_dims).flatten(2)
 
 
@@ -122,10 +138,24 @@ class PatchEmbeddingBlock(nn.Module):
             )
         self.position_embeddings = self._build_position_embeddings(hidden_size, pos_embed_kwargs or {})
         self.dropout = nn.Dropout(dropout_rate)
-        for layer in self.patch_embeddings.modules():
-            if isinstance(layer, nn.Linear):
-                trunc_normal_(layer.weight, std=0.02)
-                nn.init.zeros_(layer.bias)
+        self.apply(self._init_weights)
+
+    def _init_weights(self, m: nn.Module) -> None:
+        """Set the initial weights of one of the layers; called for each of them."""
+        if isinstance(m, nn.Linear):
+            trunc_normal_(m.weight, std=0.02)
+            if m.bias is not None:
+                nn.init.zeros_(m.bias)
+        elif isinstance(m, nn.LayerNorm):
+            nn.init.ones_(m.weight)
+            nn.init.zeros_(m.bias)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if "patch_size" not in state:  # the release wrote it, which kept no sizes but those of the patches
+            self.n_patches = int(self.n_patches)
+            self.patch_size = list(_patch_size_of(self.patch_embeddings))
+            self.img_size = self.grid_size = [0] * len(self.patch_size)
 
     def _build_position_embeddings(self, hidden_size: int, options: dict) -> nn.Parameter:
         """(1, number of patches, hidden_size)"""
@@ -136,15 +166,36 @@ class PatchEmbeddingBlock(nn.Module):
         embeddings = nn.Parameter(torch.zeros(1, self.n_patches, hidden_size))
         return trunc_normal_(embeddings, std=0.02) if self.pos_embed_type == "learnable" else embeddings
 
-    def _check_image(self, x: torch.Tensor) -> None:
-        fits = x.dim() == 2 + len(self.grid_size)
-        for size, patch, count in zip(x.shape[2:], self.patch_size, self.grid_size):
-            fits = fits and size // patch == count and (self.proj_type == "conv" or size % patch == 0)
-        if not fits:
+    def _check_tokens(self, x: torch.Tensor, tokens: torch.Tensor) -> None:
+        """
+        Refuse an image ``x`` whose ``tokens`` have no position of their own.
+
+        The position embedding that the block has, not the size that it was built for, tells how many tokens there may
+        be: a network is prepared for images of another size by giving it another embedding. One vector for all tokens
+        takes any number of them, unless the block was built for one token.
+        """
+        positions = self.position_embeddings
+        if not isinstance(positions, torch.Tensor) or positions.dim() < 2:
+            return
+        number, wanted = tokens.shape[1], positions.shape[-2]
+        if number != wanted and (wanted > 1 or self.n_patches == 1):
             raise ValueError(
-                f"The image has shape {list(x.shape)}, but the position embedding was built for spatial size "
-                f"{self.img_size}, a grid of {self.grid_size} patches of {self.patch_size}: resize, crop or pad the "
-                "image, or build the network with its img_size."
+                f"The image has shape {list(x.shape)} and becomes {number} tokens, but there are {wanted} position "
+                f"embeddings, for img_size {self.img_size} and patches of {self.patch_size}: resize, crop or pad the "
+                "image, build the network with its img_size, or set position_embeddings for so many tokens."
+            )
+        if not torch.jit.is_scripting():
+            if wanted > 1 and not torch.compiler.is_compiling():
+                self._warn_of_another_grid(list(x.shape[2:]))
+
+    def _warn_of_another_grid(self, size: list[int]) -> None:
+        """Tokens have positions by their number alone: where they lie otherwise, it is another place's."""
+        grid = [side // patch for side, patch in zip(size, self.patch_size)]
+        if len(size) == len(self.grid_size) and grid != self.grid_size and math.prod(grid) == self.n_patches:
+            warnings.warn(
+                f"An image of size {size} has its patches on a grid of {grid}, and position_embeddings were built for "
+                f"{self.grid_size} patches: unless they were set for this grid, tokens get the positions of others.",
+                stacklevel=3,
             )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -156,13 +207,15 @@ class PatchEmbeddingBlock(nn.Module):
             (B, number of patches, hidden_size)
 
         Raises:
-            ValueError: if the image has another grid of patches than the one the position embedding was built for.
+            ValueError: if the image has another number of patches than there are position embeddings.
         """
-        self._check_image(x)
-        x = self.patch_embeddings(x)
+        tokens = self.patch_embeddings(x)
         if self.proj_type == "conv":
-            x = x.flatten(2).transpose(1, 2)
-        return self.dropout(x + self.position_embeddings)
+            tokens = tokens.flatten(2).transpose(1, 2)
+        # the number of tokens would become a part of a traced graph
+        if torch.jit.is_scripting() or not torch.jit.is_tracing():
+            self._check_tokens(x, tokens)
+        return self.dropout(tokens + self.position_embeddings)
 
 
 class PatchEmbed(nn.Module):
@@ -206,6 +259,15 @@ class PatchEmbed(nn.Module):
             return x
         grid = x.shape[2:]
         return self.norm(x.flatten(2).transpose(1, 2)).transpose(1, 2).unflatten(2, grid)
+
+
+def _patch_size_of(projection: nn.Module) -> Sequence[int]:
+    """Size of the patches that a convolution projects, or the release's linear, after einops has cut the image."""
+    if isinstance(projection, nn.Sequential):
+        lengths: Any = projection[0].axes_lengths
+        return [size for _, size in sorted(lengths.items())]
+    size: Any = projection.kernel_size
+    return size
 
 
 def _pad_to_multiple(x: torch.Tensor, patch_size: list[int]) -> torch.Tensor:

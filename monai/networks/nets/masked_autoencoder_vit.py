@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""The masked autoencoder."""
+
 from __future__ import annotations
 
 import math
@@ -18,10 +20,10 @@ from typing import Optional
 import torch
 import torch.nn as nn
 
-from monai.networks.blocks.attention.options import AttentionOptions
+from monai.networks.blocks.attention.arguments import block_arguments
 from monai.networks.blocks.patchembedding import PatchEmbeddingBlock
 from monai.networks.blocks.pos_embed_utils import build_sincos_position_embedding
-from monai.networks.blocks.transformerblock import transformer_stack
+from monai.networks.blocks.transformerblock import TransformerBlock
 from monai.networks.layers import trunc_normal_
 from monai.networks.state_dict.hooks import OldCheckpoints
 from monai.utils import ensure_tuple_rep
@@ -115,44 +117,45 @@ class MaskedAutoEncoderViT(OldCheckpoints):
                 f"decoder_hidden_size {decoder_hidden_size} should be divisible by decoder_num_heads "
                 f"{decoder_num_heads}."
             )
-        options = AttentionOptions(
-            dropout_rate=dropout_rate,
-            qkv_bias=qkv_bias,
-            save_attn=save_attn,
-            use_combined_linear=use_combined_linear,
-            use_flash_attention=use_flash_attention,
-            use_proj_attn=use_proj_attn,
-        )
-
         self.cls_token = nn.Parameter(torch.zeros(1, 1, hidden_size))
         self.patch_embedding = PatchEmbeddingBlock(
-            in_channels,
-            img_size,
-            patch_size,
-            hidden_size,
-            num_heads,
+            in_channels=in_channels,
+            img_size=img_size,
+            patch_size=patch_size,
+            hidden_size=hidden_size,
+            num_heads=num_heads,
             proj_type=proj_type,
             pos_embed_type=pos_embed_type,
             dropout_rate=dropout_rate,
             spatial_dims=spatial_dims,
         )
-        blocks = transformer_stack(num_layers, hidden_size, mlp_dim, num_heads, options)
+        options = block_arguments(use_combined_linear, use_flash_attention, use_proj_attn)
+        blocks = [
+            TransformerBlock(hidden_size, mlp_dim, num_heads, dropout_rate, qkv_bias, save_attn, **options)
+            for _ in range(num_layers)
+        ]
         self.blocks = nn.Sequential(*blocks, nn.LayerNorm(hidden_size))
 
         self.decoder_embed = nn.Linear(hidden_size, decoder_hidden_size)
         self.mask_tokens = nn.Parameter(torch.zeros(1, 1, decoder_hidden_size))
         # reserves its place among the parameters: optimizers number them
         self.decoder_pos_embedding = nn.Parameter(torch.zeros(1, self.patch_embedding.n_patches, decoder_hidden_size))
-        blocks = transformer_stack(decoder_num_layers, decoder_hidden_size, decoder_mlp_dim, decoder_num_heads, options)
-        self.decoder_blocks = nn.Sequential(*blocks, nn.LayerNorm(decoder_hidden_size))
+        decoder_blocks = [
+            TransformerBlock(
+                decoder_hidden_size, decoder_mlp_dim, decoder_num_heads, dropout_rate, qkv_bias, save_attn, **options
+            )
+            for _ in range(decoder_num_layers)
+        ]
+        self.decoder_blocks = nn.Sequential(*decoder_blocks, nn.LayerNorm(decoder_hidden_size))
         self.decoder_pred = nn.Linear(decoder_hidden_size, in_channels * math.prod(self.patch_size))
 
         self._init_weights()
 
     def _init_weights(self) -> None:
         if self.decoder_pos_embed_type == "sincos":
+            grid = [size // patch for size, patch in zip(self.img_size, self.patch_size)]
             self.decoder_pos_embedding = build_sincos_position_embedding(
-                self.patch_embedding.grid_size, self.decoder_hidden_size, self.spatial_dims
+                grid, self.decoder_hidden_size, self.spatial_dims
             )
         elif self.decoder_pos_embed_type == "learnable":
             trunc_normal_(self.decoder_pos_embedding, std=0.02)
@@ -191,15 +194,17 @@ class MaskedAutoEncoderViT(OldCheckpoints):
             did not see the patch.
 
         Raises:
-            ValueError: if the image has another grid of patches than ``img_size``, or the ratio leaves no patch.
+            ValueError: if the image has another number of patches than there are position embeddings, or the ratio
+                leaves no patch.
         """
-        x, kept, mask = self._masking(self.patch_embedding(x), masking_ratio)
+        x, kept, mask = self._masking(self.patch_embedding(x), masking_ratio=masking_ratio)
         x = self.blocks(torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1))
 
         # under autocast a linear answers in a lower precision than its parameters'
         x = self.decoder_embed(x).to(self.mask_tokens.dtype)
         cls_token, x = x[:, :1], x[:, 1:]
-        tokens = self.mask_tokens.expand(x.shape[0], mask.shape[1], -1).scatter(1, _over_channels(kept, x), x)
+        kept = _over_channels(kept.to(x.device), x)
+        tokens = self.mask_tokens.expand(x.shape[0], mask.shape[1], -1).scatter(1, kept, x)
         x = torch.cat([cls_token, tokens + self.decoder_pos_embedding], dim=1)
         return self.decoder_pred(self.decoder_blocks(x))[:, 1:], mask
 

@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""The transformer that predicts each token of a sequence from those before it, and its cached decoding."""
+
 from __future__ import annotations
 
 from typing import Any, Optional
@@ -17,9 +19,9 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+from monai.networks.blocks.attention.arguments import projection_argument
 from monai.networks.blocks.attention.cache import CachedTransformerBlock
-from monai.networks.blocks.attention.options import AttentionOptions
-from monai.networks.blocks.transformerblock import transformer_stack
+from monai.networks.blocks.transformerblock import TransformerBlock
 from monai.networks.state_dict.hooks import OldCheckpoints
 
 __all__ = ["CachedDecoder", "DecoderOnlyTransformer"]
@@ -41,8 +43,25 @@ class AbsolutePositionalEmbedding(nn.Module):
         self.embedding = nn.Embedding(max_seq_len, embedding_dim)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Any tensor (B, N) to the vectors of its positions, (B, N, C)."""
-        return self.embedding(torch.arange(x.shape[1], device=x.device)).expand(x.shape[0], -1, -1)
+        """
+        Any tensor (B, N) to the vectors of its positions, (B, N, C).
+
+        Raises:
+            ValueError: if there are more positions than vectors.
+        """
+        # a compiler would turn the check into a bound on a dynamic sequence length
+        if torch.jit.is_scripting() or not torch.compiler.is_compiling():
+            self._check_length(x.shape[1])
+        return self.embedding(torch.arange(x.shape[1], device=x.device).expand(x.shape[0], -1))
+
+    def _check_length(self, length: int) -> None:
+        if hasattr(self.embedding, "weight"):  # or else it is a module of the user's own, which knows how far it goes
+            most = self.embedding.weight.shape[0]
+            if length > most:
+                raise ValueError(
+                    f"The sequence has {length} tokens, more than there are position embeddings, max_seq_len={most}: "
+                    "cut it, or build the network with a larger max_seq_len."
+                )
 
 
 class DecoderOnlyTransformer(OldCheckpoints):
@@ -91,23 +110,25 @@ class DecoderOnlyTransformer(OldCheckpoints):
         self.token_embeddings = nn.Embedding(num_tokens, attn_layers_dim)
         self.position_embeddings = AbsolutePositionalEmbedding(max_seq_len, attn_layers_dim)
         self.embedding_dropout = nn.Dropout(embedding_dropout_rate)
-        options = AttentionOptions(
-            include_fc=include_fc,
-            use_combined_linear=use_combined_linear,
-            use_flash_attention=use_flash_attention,
-            use_proj_attn=use_proj_attn,
+        self.blocks = nn.ModuleList(
+            [
+                TransformerBlock(
+                    hidden_size=attn_layers_dim,
+                    mlp_dim=attn_layers_dim * 4,
+                    num_heads=attn_layers_heads,
+                    dropout_rate=0.0,
+                    qkv_bias=False,
+                    causal=True,
+                    sequence_length=max_seq_len,
+                    with_cross_attention=with_cross_attention,
+                    include_fc=include_fc,
+                    use_combined_linear=use_combined_linear,
+                    use_flash_attention=use_flash_attention,
+                    **projection_argument(use_proj_attn),
+                )
+                for _ in range(attn_layers_depth)
+            ]
         )
-        blocks = transformer_stack(
-            attn_layers_depth,
-            attn_layers_dim,
-            4 * attn_layers_dim,
-            attn_layers_heads,
-            options,
-            causal=True,
-            sequence_length=max_seq_len,
-            with_cross_attention=with_cross_attention,
-        )
-        self.blocks = nn.ModuleList(blocks)
         self.to_logits = nn.Linear(attn_layers_dim, num_tokens)
 
     def forward(
@@ -124,14 +145,14 @@ class DecoderOnlyTransformer(OldCheckpoints):
             logits of the token that follows each token, (B, N, num_tokens)
 
         Raises:
-            ValueError: if there are more tokens than ``max_seq_len``, or the mask has another shape.
+            ValueError: if there are more tokens than position embeddings, or the mask has another shape.
         """
-        # a compiler would turn the check into a bound on a dynamic sequence length
-        if torch.jit.is_scripting() or not torch.compiler.is_compiling():
-            self._check_length(x.shape[1])
         x = self.embedding_dropout(self.token_embeddings(x) + self.position_embeddings(x))
         for block in self.blocks:
-            x = block(x, context=context, context_mask=context_mask)
+            if context_mask is None:  # a block of the user's own may take none
+                x = block(x, context=context)
+            else:
+                x = block(x, context=context, context_mask=context_mask)
         return self.to_logits(x)
 
     def cached(
@@ -162,13 +183,6 @@ class DecoderOnlyTransformer(OldCheckpoints):
             for block in decoder.blocks:
                 block.set_context(context, context_mask)  # type: ignore[operator]
         return decoder
-
-    def _check_length(self, length: int) -> None:
-        if length > self.max_seq_len:
-            raise ValueError(
-                f"The sequence has {length} tokens, more than max_seq_len={self.max_seq_len}: cut it or build the "
-                "network with a larger max_seq_len."
-            )
 
 
 class CachedDecoder(nn.Module):

@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""The U-shaped network whose encoder is a vision transformer."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -16,6 +18,7 @@ from typing import Any
 
 import torch
 
+from monai.networks.blocks.attention.arguments import block_arguments
 from monai.networks.blocks.dynunet_block import UnetOutBlock
 from monai.networks.blocks.unetr_block import UnetrBasicBlock, UnetrPrUpBlock, UnetrUpBlock
 from monai.networks.nets.vit import ViT
@@ -87,13 +90,15 @@ class UNETR(OldCheckpoints):
     ) -> None:
         super().__init__()
         self.num_layers = 12
+        img_size = ensure_tuple_rep(img_size, spatial_dims)
         self.patch_size = ensure_tuple_rep(16, spatial_dims)
+        self.feat_size = tuple(size // patch for size, patch in zip(img_size, self.patch_size))
         self.hidden_size = hidden_size
         self.classification = False
         self.vit = ViT(
-            in_channels,
-            img_size,
-            self.patch_size,
+            in_channels=in_channels,
+            img_size=img_size,
+            patch_size=self.patch_size,
             hidden_size=hidden_size,
             mlp_dim=mlp_dim,
             num_layers=self.num_layers,
@@ -104,11 +109,8 @@ class UNETR(OldCheckpoints):
             spatial_dims=spatial_dims,
             qkv_bias=qkv_bias,
             save_attn=save_attn,
-            use_combined_linear=use_combined_linear,
-            use_flash_attention=use_flash_attention,
-            use_proj_attn=use_proj_attn,
+            **block_arguments(use_combined_linear, use_flash_attention, use_proj_attn),
         )
-        self.feat_size = tuple(self.vit.patch_embedding.grid_size)
         self.proj_axes = (0, spatial_dims + 1, *range(1, spatial_dims + 1))
         self.proj_view_shape = [*self.feat_size, hidden_size]
 

@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""The vision transformer."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -16,9 +18,9 @@ from collections.abc import Sequence
 import torch
 import torch.nn as nn
 
-from monai.networks.blocks.attention.options import AttentionOptions
+from monai.networks.blocks.attention.arguments import block_arguments
 from monai.networks.blocks.patchembedding import PatchEmbeddingBlock
-from monai.networks.blocks.transformerblock import transformer_stack
+from monai.networks.blocks.transformerblock import TransformerBlock
 from monai.networks.state_dict.hooks import OldCheckpoints
 
 __all__ = ["ViT"]
@@ -31,7 +33,8 @@ class ViT(OldCheckpoints):
 
     Args:
         in_channels: number of the image's channels.
-        img_size: size of the image, one number for all axes or one for each. Other sizes are refused.
+        img_size: size of the image, one number for all axes or one for each. Other sizes need other position
+            embeddings: set ``patch_embedding.position_embeddings``, of shape (1, number of patches, hidden_size).
         patch_size: size of a patch, likewise.
         hidden_size: width of the tokens. Defaults to 768.
         mlp_dim: width of the feed-forward networks' hidden layer. Defaults to 3072.
@@ -62,9 +65,6 @@ class ViT(OldCheckpoints):
         logits, hidden_states = net(torch.randn(2, 1, 96, 96, 48))
     """
 
-    # a constant, so that TorchScript does not compile the head of a network that has none
-    __constants__ = ["classification"]
-
     def __init__(
         self,
         in_channels: int,
@@ -88,27 +88,25 @@ class ViT(OldCheckpoints):
         use_proj_attn: bool | None = None,
     ) -> None:
         super().__init__()
-        self.classification = bool(classification)
+        self.classification = classification
         self.patch_embedding = PatchEmbeddingBlock(
-            in_channels,
-            img_size,
-            patch_size,
-            hidden_size,
-            num_heads,
+            in_channels=in_channels,
+            img_size=img_size,
+            patch_size=patch_size,
+            hidden_size=hidden_size,
+            num_heads=num_heads,
             proj_type=proj_type,
             pos_embed_type=pos_embed_type,
             dropout_rate=dropout_rate,
             spatial_dims=spatial_dims,
         )
-        options = AttentionOptions(
-            dropout_rate=dropout_rate,
-            qkv_bias=qkv_bias,
-            save_attn=save_attn,
-            use_combined_linear=use_combined_linear,
-            use_flash_attention=use_flash_attention,
-            use_proj_attn=use_proj_attn,
+        options = block_arguments(use_combined_linear, use_flash_attention, use_proj_attn)
+        self.blocks = nn.ModuleList(
+            [
+                TransformerBlock(hidden_size, mlp_dim, num_heads, dropout_rate, qkv_bias, save_attn, **options)
+                for _ in range(num_layers)
+            ]
         )
-        self.blocks = nn.ModuleList(transformer_stack(num_layers, hidden_size, mlp_dim, num_heads, options))
         self.norm = nn.LayerNorm(hidden_size)
         if self.classification:
             self.cls_token = nn.Parameter(torch.zeros(1, 1, hidden_size))
@@ -121,20 +119,20 @@ class ViT(OldCheckpoints):
             x: image, (B, in_channels, size of every axis).
 
         Returns:
-            the normalized tokens (B, N, hidden_size), or logits (B, num_classes) with classification; and the tokens
-            after each block. N is the number of patches, plus one with classification.
+            the normalized tokens (B, N, hidden_size), or logits (B, num_classes) where there is a head; and the tokens
+            after each block. N is the number of patches, plus one where there is a class token.
 
         Raises:
-            ValueError: if the image has another grid of patches than ``img_size``.
+            ValueError: if the image has another number of patches than there are position embeddings.
         """
         x = self.patch_embedding(x)
-        if self.classification:
+        if hasattr(self, "cls_token"):
             x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1)
         hidden_states: list[torch.Tensor] = []
         for block in self.blocks:
             x = block(x)
             hidden_states.append(x)
         x = self.norm(x)
-        if self.classification:
+        if hasattr(self, "classification_head"):
             x = self.classification_head(x[:, 0])
         return x, hidden_states

@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""The vision transformer that gives an image back."""
+
 from __future__ import annotations
 
 import math
@@ -17,9 +19,9 @@ from collections.abc import Sequence
 import torch
 import torch.nn as nn
 
-from monai.networks.blocks.attention.options import AttentionOptions
+from monai.networks.blocks.attention.arguments import block_arguments
 from monai.networks.blocks.patchembedding import PatchEmbeddingBlock
-from monai.networks.blocks.transformerblock import transformer_stack
+from monai.networks.blocks.transformerblock import TransformerBlock
 from monai.networks.layers import Conv
 from monai.networks.state_dict.hooks import OldCheckpoints
 from monai.utils import ensure_tuple_rep, is_sqrt
@@ -90,24 +92,22 @@ class ViTAutoEnc(OldCheckpoints):
             raise ValueError(f"img_size {self.img_size} should be divisible by patch_size {self.patch_size}.")
 
         self.patch_embedding = PatchEmbeddingBlock(
-            in_channels,
-            img_size,
-            patch_size,
-            hidden_size,
-            num_heads,
+            in_channels=in_channels,
+            img_size=img_size,
+            patch_size=patch_size,
+            hidden_size=hidden_size,
+            num_heads=num_heads,
             proj_type=proj_type,
             dropout_rate=dropout_rate,
             spatial_dims=spatial_dims,
         )
-        options = AttentionOptions(
-            dropout_rate=dropout_rate,
-            qkv_bias=qkv_bias,
-            save_attn=save_attn,
-            use_combined_linear=use_combined_linear,
-            use_flash_attention=use_flash_attention,
-            use_proj_attn=use_proj_attn,
+        options = block_arguments(use_combined_linear, use_flash_attention, use_proj_attn)
+        self.blocks = nn.ModuleList(
+            [
+                TransformerBlock(hidden_size, mlp_dim, num_heads, dropout_rate, qkv_bias, save_attn, **options)
+                for _ in range(num_layers)
+            ]
         )
-        self.blocks = nn.ModuleList(transformer_stack(num_layers, hidden_size, mlp_dim, num_heads, options))
         self.norm = nn.LayerNorm(hidden_size)
         # named for 3-D in every dimension, as in all checkpoints
         transposed = Conv[Conv.CONVTRANS, spatial_dims]
@@ -125,12 +125,16 @@ class ViTAutoEnc(OldCheckpoints):
             block.
 
         Raises:
-            ValueError: if the image has another grid of patches than ``img_size``.
+            ValueError: if the image has another number of patches than there are position embeddings.
         """
+        grid: list[int] = []
+        for size, patch in zip(x.shape[2:], list(self.patch_size)):
+            grid.append(size // patch)
         x = self.patch_embedding(x)
         hidden_states: list[torch.Tensor] = []
         for block in self.blocks:
             x = block(x)
             hidden_states.append(x)
-        x = self.norm(x).transpose(1, 2).unflatten(2, self.patch_embedding.grid_size)
+        x = self.norm(x).transpose(1, 2)
+        x = x.reshape([x.shape[0], x.shape[1]] + grid)
         return self.conv3d_transpose_1(self.conv3d_transpose(x)), hidden_states

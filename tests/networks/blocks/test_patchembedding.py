@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import unittest
+import warnings
 from itertools import product
 
 import torch
@@ -20,7 +21,7 @@ from parameterized import parameterized
 
 from monai.networks.blocks import PatchEmbed, PatchEmbeddingBlock
 from monai.networks.blocks.patchembedding import FlattenPatches
-from tests.release import assert_equal_to_release, release_run
+from tests.release import assert_equal_to_release, max_difference, release_run
 from tests.scripting import assert_scripts
 
 torch.set_num_threads(1)
@@ -65,13 +66,15 @@ ILL_ARGUMENTS = [
 MISFITS = [
     ("smaller", {}, (2, 2, 8, 24)),
     ("larger", {}, (2, 2, 16, 32)),
-    ("as many patches, laid out otherwise", {}, (2, 2, 24, 16)),
     ("larger than one patch", {"img_size": 8}, (2, 2, 16, 16)),
     ("smaller for perceptron", {"proj_type": "perceptron"}, (2, 2, 8, 24)),
-    ("laid out otherwise for perceptron", {"proj_type": "perceptron"}, (2, 2, 24, 16)),
-    ("a rest for perceptron", {"proj_type": "perceptron"}, (2, 2, 17, 24)),
     ("without batch", {}, (2, 16, 24)),
-    ("one axis more", {}, (2, 2, 16, 24, 8)),
+]
+# name, arguments, shape of an image that patches do not tile
+UNTILED = [
+    ("a rest", {"proj_type": "perceptron"}, (2, 2, 17, 24)),
+    ("one axis more", {"proj_type": "perceptron"}, (2, 2, 16, 24, 8)),
+    ("one axis less", {"proj_type": "perceptron"}, (2, 2, 24)),
 ]
 SWIN_CASES = [
     (f"{dims}d_{patch_size}_{norm.__name__ if norm else None}", dims, patch_size, norm)
@@ -140,6 +143,55 @@ class TestPatchEmbeddingBlock(unittest.TestCase):
                 run(image(*shape))
             for part in (str(list(shape)), str(net.img_size), "img_size"):
                 self.assertIn(part, str(caught.exception))
+
+    @parameterized.expand(UNTILED)
+    def test_image_that_patches_do_not_tile(self, _, kwargs, shape):
+        net = block({**SIZES, **kwargs})
+        for run, error in ((net, ValueError), (torch.jit.script(net), torch.jit.Error)):
+            with self.assertRaises(error) as caught:
+                run(image(*shape))
+            for part in (str(list(shape)), str(net.patch_size), "proj_type='conv'"):
+                self.assertIn(part, str(caught.exception))
+
+    @parameterized.expand([("conv",), ("perceptron",)])
+    def test_image_laid_out_otherwise(self, proj_type):
+        """The release gives its tokens the positions of others; so do we, but not without a word."""
+        net, x = block({**SIZES, "proj_type": proj_type}), image(2, 2, 24, 16)
+        with self.assertWarnsRegex(UserWarning, r"\[24, 16\].*\[3, 2\].*\[2, 3\]"):
+            out = net(x)
+        expected = release_run(TARGET, {**SIZES, "proj_type": proj_type}, (x,), state=net.state_dict())
+        self.assertLessEqual(max_difference(out, expected), 1e-5)
+        self.assertLessEqual(max_difference(torch.jit.script(net)(x), expected), 1e-5)
+
+    def test_images_of_another_size_have_another_embedding(self):
+        """In place, as another parameter, or as a buffer; in a script, too, and without a warning."""
+        wide = torch.randn(1, 8, 24)
+        for change in ("data", "parameter", "buffer"):
+            net = block(SIZES)
+            if change == "data":
+                net.position_embeddings.data = wide
+            else:
+                del net.position_embeddings
+                if change == "parameter":
+                    net.position_embeddings = nn.Parameter(wide)
+                else:
+                    net.register_buffer("position_embeddings", wide)
+            x = image(2, 2, 16, 32)
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                out = net(x)
+            self.assertLessEqual(max_difference(out - wide, net.patch_embeddings(x).flatten(2).transpose(1, 2)), 1e-6)
+            self.assertEqual(max_difference(torch.jit.script(net)(x), out), 0.0)
+            with self.assertRaisesRegex(ValueError, "6 tokens.*8 position"):
+                net(image_for(net))
+
+    def test_one_vector_for_all_tokens(self):
+        """Whoever wants no positions sets it; a block that was built for one token has no more."""
+        net = block(SIZES)
+        net.position_embeddings = nn.Parameter(torch.zeros(1, 1, 24))
+        for shape in ((2, 2, 16, 24), (2, 2, 32, 32)):
+            x = image(*shape)
+            self.assertEqual(max_difference(net(x), net.patch_embeddings(x).flatten(2).transpose(1, 2)), 0.0)
 
     def test_a_rest_is_left_out_by_the_convolution(self):
         net = block(SIZES)

@@ -99,7 +99,7 @@ class TestMaskedAutoEncoderViT(unittest.TestCase):
     def test_initial_weights(self, kwargs):
         expected = release_run(TARGET, kwargs, seed=0, call=None)
         own = network(**kwargs).state_dict()
-        self.assertEqual(list(own), [key for key in expected if "norm_cross_attn" not in key])
+        self.assertEqual(list(own), list(expected))
         for name in own:
             self.assertTrue(torch.equal(own[name], expected[name]), name)
 
@@ -149,7 +149,7 @@ class TestMaskedAutoEncoderViT(unittest.TestCase):
         self.assertEqual(net.patch_embedding.position_embeddings.requires_grad, learns)
 
     def test_image_that_does_not_fit(self):
-        for shape in ((1, 2, 16, 20), (1, 2, 24, 16)):
+        for shape in ((1, 2, 16, 20), (1, 2, 4, 4)):
             with self.assertRaisesRegex(ValueError, "img_size"):
                 network()(torch.ones(shape))
 
@@ -196,7 +196,7 @@ class TestMaskedAutoEncoderViT(unittest.TestCase):
     def test_every_parameter_learns(self):
         net = network(decoder_pos_embed_type="learnable", pos_embed_type="learnable")
         net(image_for(net))[0].sum().backward()
-        self.assertEqual([name for name, p in net.named_parameters() if p.grad is None], [])
+        self.assertEqual([name for name, p in net.named_parameters() if p.requires_grad and p.grad is None], [])
 
     def test_empty_batch(self):
         net = network()

@@ -107,7 +107,7 @@ class TestViT(unittest.TestCase):
         expected = release_run(TARGET, kwargs, seed=0, call=None)
         net = network(**kwargs)
         own = net.state_dict()
-        self.assertEqual(list(own), [key for key in expected if "norm_cross_attn" not in key])
+        self.assertEqual(list(own), list(expected))
         for name in own:
             self.assertTrue(torch.equal(own[name], expected[name]), name)
 
@@ -129,9 +129,7 @@ class TestViT(unittest.TestCase):
         with self.assertRaisesRegex(error, part):
             ViT(**{**SIZES, **kwargs})
 
-    @parameterized.expand(
-        [("2d", SIZES, (2, 2, 8, 24)), ("3d", VOLUME, (2, 2, 8, 8, 8)), ("axes", SIZES, (2, 2, 24, 16))]
-    )
+    @parameterized.expand([("2d", SIZES, (2, 2, 8, 24)), ("3d", VOLUME, (2, 2, 8, 8, 8))])
     def test_image_that_does_not_fit(self, _, kwargs, shape):
         with self.assertRaisesRegex(ValueError, "img_size"):
             network(**kwargs)(torch.ones(shape))
@@ -221,7 +219,7 @@ class TestViT(unittest.TestCase):
     def test_every_parameter_learns(self):
         net = network(classification=True)
         net(image_for(net))[0].sum().backward()
-        self.assertEqual([name for name, p in net.named_parameters() if p.grad is None], [])
+        self.assertEqual([name for name, p in net.named_parameters() if p.requires_grad and p.grad is None], [])
 
     @parameterized.expand([(torch.bfloat16,), (torch.float16,), (torch.float64,)])
     def test_types(self, dtype):
