@@ -213,6 +213,7 @@ class _Merging:
             problem = f"{self.release}'s file sets it {len(lines)} times (lines {where}): replace the whole file"
         elif others:
             problem = f"{self.release}'s file sets it in '{self.theirs.beginning(others[0])}' (line {lines[0]})"
+            problem += ": import it so, or under another name" if isinstance(item, Import) else ""
         else:
             problem = self._misfit(found[0], item)
         if problem:
@@ -259,7 +260,8 @@ class _Merging:
 
     def _merge_imports(self, mine: Scope) -> None:
         bound = list(bound_names(self.theirs.tree.body))
-        names, known = {name for name, _ in bound}, set(imports(self.theirs, (node for _, node in bound)))
+        names = {name for name, _ in bound}
+        known = {item.what for item in imports(self.theirs, (node for _, node in bound))}
         everything = {name for name, _ in bound_names(self.theirs.tree.body, typing=True)}
         new: list[Import] = []
         for item in imports(self.ours, mine.body):
@@ -271,7 +273,7 @@ class _Merging:
             elif item.module == self.ours.name and item.item:
                 if item.item not in everything or item.name != item.item:
                     self._problem(f"takes '{item.item}' from itself, but {self.release}'s file has no such name")
-            elif item not in known:
+            elif item.what not in known:
                 self._replace_by_import(item)
         if new:
             self._add_imports(new)

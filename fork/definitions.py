@@ -16,7 +16,7 @@ from __future__ import annotations
 import ast
 import warnings
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from fork.pin import ForkError
@@ -65,7 +65,12 @@ class Import:
     name: str
     module: str
     item: str | None
-    written: str = field(compare=False)
+    written: str
+
+    @property
+    def what(self) -> tuple[str, str]:
+        """The name, and what it stands for, however the statement says it."""
+        return self.name, f"{self.module}.{self.item}" if self.item else self.module
 
 
 class Module:

@@ -253,6 +253,13 @@ TEST_CASES_MERGED = [
         "import os, re as r\nfrom monai.blocks.a import b as c\ntry:\n    import q\nexcept E:\n    pass\ndef f(): 2\n",
     ],
     [
+        "known_imports_in_other_words",
+        "import a.b as b\nfrom c import d as e\ntry:\n    import q\nexcept E:\n    q = None\ndef f(): 1\n",
+        "import c.d as e\nimport q\nfrom a import b\ndef f(): 2\n",
+        [],
+        "import a.b as b\nfrom c import d as e\ntry:\n    import q\nexcept E:\n    q = None\ndef f(): 2\n",
+    ],
+    [
         "names_of_the_file_itself",
         BOUND_IN_MANY_WAYS + "def f(): 1\n",
         f"from {PATH[:-3].replace('/', '.')} import T, has, i, p\nfrom .m import tqdm\ndef f(): 2\n",
@@ -299,7 +306,14 @@ TEST_CASES_REFUSED = [
     ["one_of_two_targets", "a, b = g()\n", "a = 1\n", [], "'a'", "in 'a, b = g()' (line 1)"],
     ["chained_targets", "a = b = 1\n", "a = 2\n", [], "'a'", "in 'a = b = 1'"],
     ["imported_there", "from x import f\n", "def f(): 2\n", [], "'f'", "in 'from x import f' (line 1)"],
-    ["imported_otherwise", "from x import f\n", "from y import f\n", [], "'f'", "in 'from x import f' (line 1)"],
+    [
+        "imported_otherwise",
+        "from x import f\n",
+        "from y import f\n",
+        [],
+        "'f'",
+        "in 'from x import f' (line 1): import it so",
+    ],
     [
         "another_kind",
         "def C(): 1\n",
