@@ -23,9 +23,10 @@ Such a file is a Python module that nobody imports as it is. What it may hold, a
 - An import of a name after ``adds:`` goes behind the release's imports. An import that the release's file has as well,
   or from the release's file itself, tells readers and tools where a name comes from and goes nowhere. Any other import
   takes the place of the definition of that name.
-- The module's docstring tells of the fork's file and goes nowhere.
+- The module's docstring tells of the fork's file and goes nowhere, as do comments that stand apart, or at the top.
 
-Every other byte is the release's.
+Every other byte is the release's. Whatever leaves a doubt is refused: a name that the release sets more than once, under
+a condition or together with others; another kind of definition, or other bases; a statement that is no definition.
 """
 
 from __future__ import annotations
