@@ -25,7 +25,7 @@ Such a file is a Python module that nobody imports as it is. What it may hold, a
   takes the place of the definition of that name.
 - The module's docstring tells of the fork's file and goes nowhere, as do comments that stand apart, or at the top.
 
-Every other byte is the release's. Whatever leaves a doubt is refused: a name that the release sets more than once, under
+Every other byte stays. Whatever leaves a doubt is refused: a name that the release sets more than once, under
 a condition or together with others; another kind of definition, or other bases; a statement that is no definition.
 """
 
