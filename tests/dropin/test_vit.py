@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What users do around ViT, ViTAutoEnc, UNETR, the masked autoencoder and the decoder: the release passes all of it."""
+"""What users do around the vision transformers and the decoder. All of it works on the release, too."""
 
 from __future__ import annotations
 
