@@ -29,7 +29,7 @@ from tests.networks.nets.diffusion_cases import (
     inputs,
     randomized,
 )
-from tests.release import energy, max_difference
+from tests.release import energy, max_difference, release_run
 from tests.scripting import assert_scripts
 
 torch.set_num_threads(1)
@@ -69,10 +69,27 @@ class TestDiffusionModelUNetMaisi(unittest.TestCase):
     def test_scripts(self, kwargs):
         kwargs = {**UNET, **kwargs}
         net = randomized(DiffusionModelUNetMaisi(**kwargs))
-        assert_scripts(net, *[arguments(kwargs, UNET_ORDER, batch) for batch in (2, 3)])
+        script = assert_scripts(net, *[arguments(kwargs, UNET_ORDER, batch) for batch in (2, 3)])
+        given = {**inputs(kwargs), **control(kwargs["spatial_dims"])}
+        with torch.no_grad():
+            self.assertLessEqual(max_difference(script(**given), net(**given)), 1e-5)
+
+    @parameterized.expand([(2, list), (3, tuple)])
+    def test_residuals_like_the_release(self, spatial_dims, kind):
+        """Its middle block sees the last residual, which all ControlNets that were trained beside it have learned."""
+        kwargs = {**UNET, "spatial_dims": spatial_dims}
+        net, residuals = randomized(DiffusionModelUNetMaisi(**kwargs)), control(spatial_dims)
+        call = {**inputs(kwargs), **residuals}
+        call["down_block_additional_residuals"] = kind(residuals["down_block_additional_residuals"])
+        target = f"{MODULE}.diffusion_model_unet_maisi.DiffusionModelUNetMaisi"
+        expected = release_run(target, kwargs, state=net.state_dict(), call_kwargs=call)
+        self.assertLessEqual(max_difference(net(**call), expected), 1e-5)
+        plain = DiffusionModelUNetMaisi(**kwargs, control_reaches_mid_block=False).eval()
+        plain.load_state_dict(net.state_dict())
+        self.assertGreater(max_difference(plain(**call), expected), 1e-3)
 
     def test_residuals_like_the_plain_unet(self):
-        net = randomized(DiffusionModelUNetMaisi(**UNET))
+        net = randomized(DiffusionModelUNetMaisi(**UNET, control_reaches_mid_block=False))
         plain = DiffusionModelUNet(**BASE, out_channels=2, include_fc=False).eval()
         plain.load_state_dict(net.state_dict())
         residuals, values = control(), inputs(UNET)

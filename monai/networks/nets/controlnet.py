@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""The ControlNet, which steers a diffusion U-Net by an image."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -16,12 +18,12 @@ from typing import Optional
 
 import torch
 import torch.nn as nn
-from torch.utils.checkpoint import checkpoint
 
 from monai.networks.blocks import Convolution
-from monai.networks.blocks.diffusion.layers import convolution, get_timestep_embedding, zero_module  # noqa: F401
+from monai.networks.blocks.diffusion.layers import convolution, zero_module
 from monai.networks.blocks.diffusion.network import DiffusionBackbone, NetworkPlan
-from monai.networks.blocks.diffusion.unet_blocks import get_down_block, get_mid_block  # noqa: F401
+from monai.networks.nets.diffusion_model_unet import get_down_block, get_mid_block, get_timestep_embedding
+from monai.utils import ensure_tuple_rep  # noqa: F401
 
 __all__ = ["ControlNet", "ControlNetConditioningEmbedding"]
 
@@ -42,7 +44,14 @@ class ControlNetConditioningEmbedding(nn.Module):
 
         def swish(width_in: int, width_out: int, strides: int = 1) -> Convolution:
             return Convolution(
-                spatial_dims, width_in, width_out, strides=strides, padding=1, adn_ordering="A", act="SWISH"
+                spatial_dims=spatial_dims,
+                in_channels=width_in,
+                out_channels=width_out,
+                strides=strides,
+                kernel_size=3,
+                padding=1,
+                adn_ordering="A",
+                act="SWISH",
             )
 
         self.conv_in = swish(in_channels, channels[0])
@@ -50,14 +59,15 @@ class ControlNetConditioningEmbedding(nn.Module):
         for width_in, width_out in zip(channels, channels[1:]):
             blocks.extend([swish(width_in, width_in), swish(width_in, width_out, strides=2)])
         self.blocks = nn.ModuleList(blocks)
-        self.conv_out = zero_module(convolution(spatial_dims, channels[-1], out_channels))
+        self.conv_out = zero_module(convolution(spatial_dims, channels[-1], out_channels, kind=Convolution))
 
     def forward(self, conditioning: torch.Tensor) -> torch.Tensor:
         """(B, in_channels, sizes) to (B, out_channels, sizes halved once for each level after the first)."""
-        embedding = self.conv_in(conditioning)
+        embedding: torch.Tensor = self.conv_in(conditioning)
         for block in self.blocks:
             embedding = block(embedding)
-        return self.conv_out(embedding)
+        embedding = self.conv_out(embedding)
+        return embedding
 
 
 class ControlNet(DiffusionBackbone):
@@ -68,14 +78,11 @@ class ControlNet(DiffusionBackbone):
 
     Args:
         conditioning_embedding_in_channels: number of channels of the controlling image. Defaults to 1.
-        conditioning_embedding_num_channels: number of channels of the levels that embed it, whose size is halved from
+        conditioning_embedding_num_channels: number of channels of the levels that embed it; the size is halved from
             one to the next. Defaults to (16, 32, 96, 256).
 
     The other arguments, and the errors, are those of ``DiffusionModelUNet``.
     """
-
-    # a constant, so that TorchScript and exporters do not meet the checkpointing of a network that does without
-    __constants__ = ["use_checkpointing"]
 
     def __init__(
         self,
@@ -100,43 +107,51 @@ class ControlNet(DiffusionBackbone):
         use_flash_attention: bool = False,
         use_proj_attn: bool | None = None,
     ) -> None:
-        plan = NetworkPlan.from_arguments("ControlNet", locals())
-        self.build(plan, conditioning_embedding_in_channels, conditioning_embedding_num_channels)
-
-    def build(
-        self,
-        plan: NetworkPlan,
-        condition_channels: int,
-        embedding_channels: Sequence[int],
-        use_checkpointing: bool = False,
-    ) -> None:
-        """
-        Register the parts of the network; the end of every constructor.
-
-        Args:
-            plan: what the network is built from.
-            condition_channels: number of channels of the controlling image.
-            embedding_channels: number of channels of the levels that embed it.
-            use_checkpointing: whether training computes that embedding twice, instead of keeping it.
-        """
-        super().__init__(plan)
-        self.use_checkpointing = use_checkpointing
-        spatial_dims, channels = plan.stage.spatial_dims, plan.channels
-        self.controlnet_cond_embedding = ControlNetConditioningEmbedding(
-            spatial_dims, condition_channels, channels[0], embedding_channels
+        plan = NetworkPlan(
+            "ControlNet",
+            spatial_dims=spatial_dims,
+            in_channels=in_channels,
+            num_res_blocks=num_res_blocks,
+            channels=channels,
+            attention_levels=attention_levels,
+            norm_num_groups=norm_num_groups,
+            norm_eps=norm_eps,
+            resblock_updown=resblock_updown,
+            num_head_channels=num_head_channels,
+            with_conditioning=with_conditioning,
+            transformer_num_layers=transformer_num_layers,
+            cross_attention_dim=cross_attention_dim,
+            num_class_embeds=num_class_embeds,
+            upcast_attention=upcast_attention,
+            include_fc=include_fc,
+            use_combined_linear=use_combined_linear,
+            use_flash_attention=use_flash_attention,
+            use_proj_attn=use_proj_attn,
         )
+        super().__init__(plan, Convolution)
+        self.controlnet_cond_embedding = ControlNetConditioningEmbedding(
+            spatial_dims=spatial_dims,
+            in_channels=conditioning_embedding_in_channels,
+            channels=conditioning_embedding_num_channels,
+            out_channels=channels[0],
+        )
+        self._add_controls(plan)
+
+    def _add_controls(self, plan: NetworkPlan) -> None:
+        """Register the stages, and the convolution that each of their residuals passes."""
 
         def control(width: int) -> nn.Module:
-            return zero_module(convolution(spatial_dims, width, width, kernel_size=1))
+            return zero_module(convolution(plan.spatial_dims, width, width, kernel_size=1, kind=Convolution))
 
+        channels = plan.channels
         # the release keeps the first of these convolutions without its wrapper
         down, controls = nn.ModuleList(), nn.ModuleList([control(channels[0]).get_submodule("conv")])
         for level, width in enumerate(channels):
             last = level == len(channels) - 1
-            down.append(plan.down_stage(level, self.time_embed_dim, add_downsample=not last))
-            controls.extend([control(width) for _ in range(plan.num_res_blocks[level] + (not last))])
+            down.append(plan.down_block(get_down_block, level, 4 * channels[0], not last))
+            controls.extend([control(width) for _ in range(plan.res_blocks[level] + (not last))])
         self.down_blocks, self.controlnet_down_blocks = down, controls
-        self.middle_block = plan.mid_stage(self.time_embed_dim)
+        self.middle_block = plan.mid_block(get_mid_block, 4 * channels[0])
         self.controlnet_mid_block = control(channels[-1])
 
     def forward(
@@ -147,6 +162,7 @@ class ControlNet(DiffusionBackbone):
         conditioning_scale: float = 1.0,
         context: Optional[torch.Tensor] = None,
         class_labels: Optional[torch.Tensor] = None,
+        context_mask: Optional[torch.Tensor] = None,
     ) -> tuple[list[torch.Tensor], torch.Tensor]:
         """
         Args:
@@ -157,25 +173,27 @@ class ControlNet(DiffusionBackbone):
             conditioning_scale: factor of the residuals. Defaults to 1.0.
             context: tokens for cross attention, (B, K, cross_attention_dim).
             class_labels: numbers of classes, (B,).
+            context_mask: nonzero where a context token may be attended to, (B, K) or another shape that
+                :class:`~monai.networks.blocks.CrossAttentionBlock` takes. None, the default, lets all be attended to.
 
         Returns:
             the residuals for the downward path, and the one for the middle, of the U-Net.
 
         Raises:
-            ValueError: if labels are missing or a context comes unasked.
+            ValueError: if labels or the context are missing, or a context comes unasked.
         """
-        emb = self.embed(x, timesteps, class_labels)
-        h, skips = self.encode(self.conv_in(x) + self.embed_condition(controlnet_cond), emb, context)
-        h = self.middle_block(h, emb, context)
+        time = get_timestep_embedding(timesteps, self.block_out_channels[0])
+        emb = self._embed_time_and_class(x, time, class_labels)
+        h = self.conv_in(x)
+        h = h + self.controlnet_cond_embedding(controlnet_cond)
+        h, skips = self._go_down(h, emb, context, context_mask)
+        h = self._middle(h, emb, context, context_mask)
+        residuals, residual = self._residuals(h, skips)
+        return [each * conditioning_scale for each in residuals], residual * conditioning_scale
+
+    def _residuals(self, h: torch.Tensor, skips: list[torch.Tensor]) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """The residuals for a U-Net, from the features of the middle and of the downward path."""
         residuals: list[torch.Tensor] = []
         for number, block in enumerate(self.controlnet_down_blocks):
-            residuals.append(block(skips[number]) * conditioning_scale)
-        return residuals, self.controlnet_mid_block(h) * conditioning_scale
-
-    def embed_condition(self, condition: torch.Tensor) -> torch.Tensor:
-        """Bring the image that controls to the features' size; with checkpointing, gradients compute it once more."""
-        if self.use_checkpointing:
-            if not torch.jit.is_scripting():
-                if torch.is_grad_enabled() and not torch.compiler.is_exporting():
-                    return checkpoint(self.controlnet_cond_embedding, condition, use_reentrant=False)
-        return self.controlnet_cond_embedding(condition)
+            residuals.append(block(skips[number]))
+        return residuals, self.controlnet_mid_block(h)

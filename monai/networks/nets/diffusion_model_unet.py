@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""The diffusion U-Net, and the classifier of noisy images that has its downward path."""
+
 from __future__ import annotations
 
 import math
@@ -18,32 +20,248 @@ from typing import Optional
 import torch
 import torch.nn as nn
 
-# what the release keeps in this module stays importable from it
+# the release has these names in this module; a class that a user puts in the place of one of them is built instead
+from monai.networks.blocks import (  # noqa: F401
+    Convolution,
+    CrossAttentionBlock,
+    MLPBlock,
+    SABlock,
+    SpatialAttentionBlock,
+    Upsample,
+)
 from monai.networks.blocks.diffusion.layers import (  # noqa: F401
     DiffusionUnetDownsample,
     DiffusionUNetResnetBlock,
-    DiffusionUNetTransformerBlock,
-    SpatialTransformer,
     WrappedUpsample,
     get_timestep_embedding,
     zero_module,
 )
-from monai.networks.blocks.diffusion.network import DiffusionBackbone, DiffusionUNetBackbone, NetworkPlan
-from monai.networks.blocks.diffusion.unet_blocks import (  # noqa: F401
+from monai.networks.blocks.diffusion.names import UNET_NAMES, given
+from monai.networks.blocks.diffusion.network import (
+    DiffusionBackbone,
+    DiffusionUNetBackbone,
+    NetworkPlan,
+    add_residuals,
+)
+from monai.networks.blocks.diffusion.stages import (
     AttnDownBlock,
     AttnMidBlock,
-    AttnUpBlock,
     CrossAttnDownBlock,
     CrossAttnMidBlock,
-    CrossAttnUpBlock,
     DownBlock,
-    UpBlock,
-    get_down_block,
-    get_mid_block,
-    get_up_block,
 )
+from monai.networks.blocks.diffusion.transformer import (  # noqa: F401
+    DiffusionUNetTransformerBlock,
+    SpatialTransformer,
+)
+from monai.networks.blocks.diffusion.up_stages import AttnUpBlock, CrossAttnUpBlock, UpBlock
+from monai.networks.layers.factories import Pool  # noqa: F401
+from monai.utils import ensure_tuple_rep  # noqa: F401
 
 __all__ = ["DiffusionModelEncoder", "DiffusionModelUNet"]
+
+UNET_NAMES.follow(globals())
+
+
+def get_down_block(
+    spatial_dims: int,
+    in_channels: int,
+    out_channels: int,
+    temb_channels: int,
+    num_res_blocks: int,
+    norm_num_groups: int,
+    norm_eps: float,
+    add_downsample: bool,
+    resblock_updown: bool,
+    with_attn: bool,
+    with_cross_attn: bool,
+    num_head_channels: int,
+    transformer_num_layers: int,
+    cross_attention_dim: int | None,
+    upcast_attention: bool = False,
+    dropout_cattn: float = 0.0,
+    include_fc: bool = True,
+    use_combined_linear: bool = False,
+    use_flash_attention: bool = False,
+    use_proj_attn: bool | None = None,
+) -> nn.Module:
+    """Build the stage of the downward path that ``with_attn`` and ``with_cross_attn`` ask for."""
+    if with_attn:
+        return AttnDownBlock(
+            spatial_dims=spatial_dims,
+            in_channels=in_channels,
+            out_channels=out_channels,
+            temb_channels=temb_channels,
+            num_res_blocks=num_res_blocks,
+            norm_num_groups=norm_num_groups,
+            norm_eps=norm_eps,
+            add_downsample=add_downsample,
+            resblock_updown=resblock_updown,
+            num_head_channels=num_head_channels,
+            include_fc=include_fc,
+            use_combined_linear=use_combined_linear,
+            use_flash_attention=use_flash_attention,
+            **given(upcast_attention=upcast_attention or None, use_proj_attn=use_proj_attn),
+        )
+    if with_cross_attn:
+        return CrossAttnDownBlock(
+            spatial_dims=spatial_dims,
+            in_channels=in_channels,
+            out_channels=out_channels,
+            temb_channels=temb_channels,
+            num_res_blocks=num_res_blocks,
+            norm_num_groups=norm_num_groups,
+            norm_eps=norm_eps,
+            add_downsample=add_downsample,
+            resblock_updown=resblock_updown,
+            num_head_channels=num_head_channels,
+            transformer_num_layers=transformer_num_layers,
+            cross_attention_dim=cross_attention_dim,
+            upcast_attention=upcast_attention,
+            dropout_cattn=dropout_cattn,
+            include_fc=include_fc,
+            use_combined_linear=use_combined_linear,
+            use_flash_attention=use_flash_attention,
+            **given(use_proj_attn=use_proj_attn),
+        )
+    return DownBlock(
+        spatial_dims=spatial_dims,
+        in_channels=in_channels,
+        out_channels=out_channels,
+        temb_channels=temb_channels,
+        num_res_blocks=num_res_blocks,
+        norm_num_groups=norm_num_groups,
+        norm_eps=norm_eps,
+        add_downsample=add_downsample,
+        resblock_updown=resblock_updown,
+    )
+
+
+def get_mid_block(
+    spatial_dims: int,
+    in_channels: int,
+    temb_channels: int,
+    norm_num_groups: int,
+    norm_eps: float,
+    with_conditioning: bool,
+    num_head_channels: int,
+    transformer_num_layers: int,
+    cross_attention_dim: int | None,
+    upcast_attention: bool = False,
+    dropout_cattn: float = 0.0,
+    include_fc: bool = True,
+    use_combined_linear: bool = False,
+    use_flash_attention: bool = False,
+    use_proj_attn: bool | None = None,
+) -> nn.Module:
+    """Build the middle stage that ``with_conditioning`` asks for."""
+    if with_conditioning:
+        return CrossAttnMidBlock(
+            spatial_dims=spatial_dims,
+            in_channels=in_channels,
+            temb_channels=temb_channels,
+            norm_num_groups=norm_num_groups,
+            norm_eps=norm_eps,
+            num_head_channels=num_head_channels,
+            transformer_num_layers=transformer_num_layers,
+            cross_attention_dim=cross_attention_dim,
+            upcast_attention=upcast_attention,
+            dropout_cattn=dropout_cattn,
+            include_fc=include_fc,
+            use_combined_linear=use_combined_linear,
+            use_flash_attention=use_flash_attention,
+            **given(use_proj_attn=use_proj_attn),
+        )
+    return AttnMidBlock(
+        spatial_dims=spatial_dims,
+        in_channels=in_channels,
+        temb_channels=temb_channels,
+        norm_num_groups=norm_num_groups,
+        norm_eps=norm_eps,
+        num_head_channels=num_head_channels,
+        include_fc=include_fc,
+        use_combined_linear=use_combined_linear,
+        use_flash_attention=use_flash_attention,
+        **given(upcast_attention=upcast_attention or None, use_proj_attn=use_proj_attn),
+    )
+
+
+def get_up_block(
+    spatial_dims: int,
+    in_channels: int,
+    prev_output_channel: int,
+    out_channels: int,
+    temb_channels: int,
+    num_res_blocks: int,
+    norm_num_groups: int,
+    norm_eps: float,
+    add_upsample: bool,
+    resblock_updown: bool,
+    with_attn: bool,
+    with_cross_attn: bool,
+    num_head_channels: int,
+    transformer_num_layers: int,
+    cross_attention_dim: int | None,
+    upcast_attention: bool = False,
+    dropout_cattn: float = 0.0,
+    include_fc: bool = True,
+    use_combined_linear: bool = False,
+    use_flash_attention: bool = False,
+    use_proj_attn: bool | None = None,
+) -> nn.Module:
+    """Build the stage of the upward path that ``with_attn`` and ``with_cross_attn`` ask for."""
+    if with_attn:
+        return AttnUpBlock(
+            spatial_dims=spatial_dims,
+            in_channels=in_channels,
+            prev_output_channel=prev_output_channel,
+            out_channels=out_channels,
+            temb_channels=temb_channels,
+            num_res_blocks=num_res_blocks,
+            norm_num_groups=norm_num_groups,
+            norm_eps=norm_eps,
+            add_upsample=add_upsample,
+            resblock_updown=resblock_updown,
+            num_head_channels=num_head_channels,
+            include_fc=include_fc,
+            use_combined_linear=use_combined_linear,
+            use_flash_attention=use_flash_attention,
+            **given(upcast_attention=upcast_attention or None, use_proj_attn=use_proj_attn),
+        )
+    if with_cross_attn:
+        return CrossAttnUpBlock(
+            spatial_dims=spatial_dims,
+            in_channels=in_channels,
+            prev_output_channel=prev_output_channel,
+            out_channels=out_channels,
+            temb_channels=temb_channels,
+            num_res_blocks=num_res_blocks,
+            norm_num_groups=norm_num_groups,
+            norm_eps=norm_eps,
+            add_upsample=add_upsample,
+            resblock_updown=resblock_updown,
+            num_head_channels=num_head_channels,
+            transformer_num_layers=transformer_num_layers,
+            cross_attention_dim=cross_attention_dim,
+            upcast_attention=upcast_attention,
+            dropout_cattn=dropout_cattn,
+            include_fc=include_fc,
+            use_combined_linear=use_combined_linear,
+            use_flash_attention=use_flash_attention,
+            **given(use_proj_attn=use_proj_attn),
+        )
+    return UpBlock(
+        spatial_dims=spatial_dims,
+        in_channels=in_channels,
+        prev_output_channel=prev_output_channel,
+        out_channels=out_channels,
+        temb_channels=temb_channels,
+        num_res_blocks=num_res_blocks,
+        norm_num_groups=norm_num_groups,
+        norm_eps=norm_eps,
+        add_upsample=add_upsample,
+        resblock_updown=resblock_updown,
+    )
 
 
 class DiffusionModelUNet(DiffusionUNetBackbone):
@@ -109,9 +327,31 @@ class DiffusionModelUNet(DiffusionUNetBackbone):
         use_flash_attention: bool = False,
         use_proj_attn: bool | None = None,
     ) -> None:
-        plan = NetworkPlan.from_arguments("DiffusionModelUNet", locals())
-        super().__init__(plan)
-        self.add_stages(plan, out_channels, self.time_embed_dim)
+        plan = NetworkPlan(
+            "DiffusionModelUNet",
+            spatial_dims=spatial_dims,
+            in_channels=in_channels,
+            num_res_blocks=num_res_blocks,
+            channels=channels,
+            attention_levels=attention_levels,
+            norm_num_groups=norm_num_groups,
+            norm_eps=norm_eps,
+            resblock_updown=resblock_updown,
+            num_head_channels=num_head_channels,
+            with_conditioning=with_conditioning,
+            transformer_num_layers=transformer_num_layers,
+            cross_attention_dim=cross_attention_dim,
+            num_class_embeds=num_class_embeds,
+            upcast_attention=upcast_attention,
+            include_fc=include_fc,
+            use_combined_linear=use_combined_linear,
+            use_flash_attention=use_flash_attention,
+            use_proj_attn=use_proj_attn,
+            dropout_cattn=dropout_cattn,
+        )
+        super().__init__(plan, Convolution)
+        builders = get_down_block, get_mid_block, get_up_block
+        self._add_stages(plan, out_channels, 4 * channels[0], builders, Convolution)
 
     def forward(
         self,
@@ -121,6 +361,7 @@ class DiffusionModelUNet(DiffusionUNetBackbone):
         class_labels: Optional[torch.Tensor] = None,
         down_block_additional_residuals: Optional[list[torch.Tensor]] = None,
         mid_block_additional_residual: Optional[torch.Tensor] = None,
+        context_mask: Optional[torch.Tensor] = None,
     ) -> torch.Tensor:
         """
         Args:
@@ -130,15 +371,25 @@ class DiffusionModelUNet(DiffusionUNetBackbone):
             class_labels: numbers of classes, (B,).
             down_block_additional_residuals: a ControlNet's residuals for the downward path, a list or tuple.
             mid_block_additional_residual: its residual for the middle.
+            context_mask: nonzero where a context token may be attended to, (B, K) or another shape that
+                :class:`~monai.networks.blocks.CrossAttentionBlock` takes. None, the default, lets all be attended to.
 
         Returns:
             (B, out_channels, sizes)
 
         Raises:
-            ValueError: if labels are missing, a context comes unasked, or the number of residuals does not fit.
+            ValueError: if labels or the context are missing, a context comes unasked, or there are too few residuals.
         """
-        emb = self.embed(x, timesteps, class_labels)
-        return self.denoise(x, emb, context, down_block_additional_residuals, mid_block_additional_residual)
+        time = get_timestep_embedding(timesteps, self.block_out_channels[0])
+        emb = self._embed_time_and_class(x, time, class_labels)
+        h, skips = self._go_down(self.conv_in(x), emb, context, context_mask)
+        if down_block_additional_residuals is not None:
+            add_residuals(skips, list(down_block_additional_residuals))
+        h = self._middle(h, emb, context, context_mask)
+        if mid_block_additional_residual is not None:
+            h = h + mid_block_additional_residual
+        out: torch.Tensor = self.out(self._go_up(h, skips, emb, context, context_mask))
+        return out
 
 
 class DiffusionModelEncoder(DiffusionBackbone):
@@ -176,16 +427,35 @@ class DiffusionModelEncoder(DiffusionBackbone):
         use_flash_attention: bool = False,
         use_proj_attn: bool | None = None,
     ) -> None:
-        arguments = dict(locals())
-        if not isinstance(num_res_blocks, int):  # the release's default has an entry for each of four levels
-            arguments["num_res_blocks"] = num_res_blocks[: len(channels)]
-        plan = NetworkPlan.from_arguments("DiffusionModelEncoder", arguments)
-        super().__init__(plan)
+        # the release's default has an entry for each of four levels
+        res_blocks = num_res_blocks if isinstance(num_res_blocks, int) else num_res_blocks[: len(channels)]
+        plan = NetworkPlan(
+            "DiffusionModelEncoder",
+            spatial_dims=spatial_dims,
+            in_channels=in_channels,
+            num_res_blocks=res_blocks,
+            channels=channels,
+            attention_levels=attention_levels,
+            norm_num_groups=norm_num_groups,
+            norm_eps=norm_eps,
+            resblock_updown=resblock_updown,
+            num_head_channels=num_head_channels,
+            with_conditioning=with_conditioning,
+            transformer_num_layers=transformer_num_layers,
+            cross_attention_dim=cross_attention_dim,
+            num_class_embeds=num_class_embeds,
+            upcast_attention=upcast_attention,
+            include_fc=include_fc,
+            use_combined_linear=use_combined_linear,
+            use_flash_attention=use_flash_attention,
+            use_proj_attn=use_proj_attn,
+        )
+        super().__init__(plan, Convolution)
         self.out_channels = out_channels
-        # the last level is halved too, unlike that of the U-Net
+        self.num_res_blocks = plan.res_blocks if isinstance(num_res_blocks, int) else num_res_blocks
         levels = range(len(channels))
-        down = [plan.down_stage(level, self.time_embed_dim, add_downsample=True) for level in levels]
-        self.down_blocks = nn.ModuleList(down)
+        # the last level is halved too, unlike that of the U-Net
+        self.down_blocks = nn.ModuleList([plan.down_block(get_down_block, i, 4 * channels[0], True) for i in levels])
         positions = math.prod(math.ceil(size / 2 ** len(channels)) for size in input_shape)
         self.out = nn.Sequential(
             nn.Linear(positions * channels[-1], 512), nn.ReLU(), nn.Dropout(0.1), nn.Linear(512, out_channels)
@@ -197,6 +467,7 @@ class DiffusionModelEncoder(DiffusionBackbone):
         timesteps: torch.Tensor,
         context: Optional[torch.Tensor] = None,
         class_labels: Optional[torch.Tensor] = None,
+        context_mask: Optional[torch.Tensor] = None,
     ) -> torch.Tensor:
         """
         Args:
@@ -204,13 +475,17 @@ class DiffusionModelEncoder(DiffusionBackbone):
             timesteps: (B,).
             context: tokens for cross attention, (B, K, cross_attention_dim).
             class_labels: numbers of classes, (B,).
+            context_mask: nonzero where a context token may be attended to, (B, K) or another shape that
+                :class:`~monai.networks.blocks.CrossAttentionBlock` takes. None, the default, lets all be attended to.
 
         Returns:
             (B, out_channels)
 
         Raises:
-            ValueError: if labels are missing or a context comes unasked.
+            ValueError: if labels or the context are missing, or a context comes unasked.
         """
-        emb = self.embed(x, timesteps, class_labels)
-        h, _ = self.encode(self.conv_in(x), emb, context)
-        return self.out(h.flatten(1))
+        time = get_timestep_embedding(timesteps, self.block_out_channels[0])
+        emb = self._embed_time_and_class(x, time, class_labels)
+        h, _ = self._go_down(self.conv_in(x), emb, context, context_mask)
+        logits: torch.Tensor = self.out(h.flatten(1))
+        return logits

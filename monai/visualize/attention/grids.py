@@ -21,7 +21,7 @@ import torch
 import torch.nn as nn
 
 from monai.networks.blocks.attention.block import AttentionBlock
-from monai.networks.blocks.diffusion.layers import SpatialTransformer
+from monai.networks.blocks.diffusion.transformer import SpatialTransformer
 from monai.networks.blocks.patchembedding import PatchEmbeddingBlock
 from monai.networks.blocks.rel_pos_embedding import DecomposedRelativePosEmbedding
 from monai.networks.blocks.spatialattention import SpatialAttentionBlock

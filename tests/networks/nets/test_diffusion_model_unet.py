@@ -81,9 +81,14 @@ BLOCKS = [
 ]
 ILL_ARGUMENTS = [
     ("context without its width", {"with_conditioning": True}, ValueError, "cross_attention_dim"),
-    ("width without a context", {"cross_attention_dim": 6}, ValueError, "6.*with_conditioning"),
+    (
+        "width without a context",
+        {"cross_attention_dim": 6},
+        ValueError,
+        "expects with_conditioning=True.*cross_attention_dim",
+    ),
     ("groups", {"norm_num_groups": 3}, ValueError, "16.*3"),
-    ("levels", {"attention_levels": (True,)}, ValueError, "True.*8, 16"),
+    ("levels", {"attention_levels": (True,)}, ValueError, "8, 16.*True"),
     ("head widths", {"num_head_channels": (4, 4, 4)}, ValueError, "4, 4, 4"),
     ("residual blocks", {"num_res_blocks": (1,)}, ValueError, "num_res_blocks"),
     ("dropout", {"dropout_cattn": 3.0}, ValueError, "3.0"),

@@ -32,8 +32,10 @@ from tests.scripting import assert_scripts
 torch.set_num_threads(1)
 MODULE = "monai.networks.nets.spade_diffusion_model_unet"
 SIZES = {**BASE, "out_channels": 2, "label_nc": 3, "spade_intermediate_channels": 8}
-# with the defaults of include_fc and use_combined_linear, which the release keeps from its upward path
+# the release keeps include_fc and use_combined_linear from its upward path, and its checkpoints are built so
+LINEARS_BELOW = {"include_fc": False, "use_combined_linear": True}
 OPTIONS = [{}, {"spatial_dims": 3}, CONDITIONED, {"num_class_embeds": 3, "resblock_updown": True}]
+OPTIONS += [LINEARS_BELOW, {**CONDITIONED, **LINEARS_BELOW}]
 ORDER = ("x", "timesteps", "seg", "context", "class_labels")
 UP = {"spatial_dims": 2, "in_channels": 4, "prev_output_channel": 8, "out_channels": 16, "temb_channels": 5}
 TAIL = {"norm_num_groups": 4, "norm_eps": 1e-5, "add_upsample": True, "resblock_updown": True}
@@ -49,6 +51,11 @@ BLOCKS = [
         "get_spade_up_block",
         {**UP, "num_res_blocks": 2, **TAIL, "with_attn": True, "with_cross_attn": False, **HEADS, "label_nc": 3}
         | {**CROSS, **LINEARS},
+    ),
+    (
+        "get_spade_up_block",
+        {**UP, "num_res_blocks": 2, **TAIL, "with_attn": False, "with_cross_attn": True, **HEADS, "label_nc": 3}
+        | {**CROSS, **LINEARS, "include_fc": False},
     ),
 ]
 
@@ -93,6 +100,8 @@ class TestSPADEDiffusionModelUNet(unittest.TestCase):
         for key, value in source.state_dict().items():
             key = key.replace(".attn.to_", ".to_").replace("param_free_norm.", "param_free_norm.N.")
             state[key.replace("upsampler.postconv.", "upsampler.conv.")] = value
+            if ".to_q." in key:  # it saved projections that it never used
+                state[key.replace(".to_q.", ".proj_attn.")] = torch.ones_like(value)
         self.assertIn("up_blocks.0.resnets.0.norm1.param_free_norm.N.weight", state)
         target = SPADEDiffusionModelUNet(**SIZES).eval()
         target.load_old_state_dict(state)

@@ -9,6 +9,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Layers of the diffusion networks: time embedding, convolutions, samplers, residual block."""
+
 from __future__ import annotations
 
 import math
@@ -21,19 +23,15 @@ import torch.nn.functional as F
 
 from monai.networks.blocks.attention.options import AttentionOptions
 from monai.networks.blocks.convolutions import Convolution
-from monai.networks.blocks.crossattention import CrossAttentionBlock
-from monai.networks.blocks.mlp import MLPBlock
-from monai.networks.blocks.selfattention import SABlock
+from monai.networks.blocks.diffusion.names import UNET_NAMES, Names
 from monai.networks.blocks.upsample import UpSample
 from monai.networks.layers.factories import Pool
 
 __all__ = [
     "BuiltFromOptions",
     "DiffusionUNetResnetBlock",
-    "DiffusionUNetTransformerBlock",
     "DiffusionUnetDownsample",
     "ResidualBlock",
-    "SpatialTransformer",
     "WrappedUpsample",
     "attention_options",
     "convolution",
@@ -51,10 +49,22 @@ def zero_module(module: nn.Module) -> nn.Module:
     return module
 
 
-def convolution(spatial_dims: int, in_channels: int, out_channels: int, kernel_size: int = 3) -> Convolution:
-    """Build a bare convolution that keeps the size of its input."""
-    return Convolution(
-        spatial_dims, in_channels, out_channels, kernel_size=kernel_size, padding=kernel_size // 2, conv_only=True
+def convolution(
+    spatial_dims: int,
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int = 3,
+    kind: type[Convolution] = Convolution,
+) -> Convolution:
+    """Build a bare convolution that keeps the size of its input, as an instance of the class ``kind``."""
+    return kind(
+        spatial_dims=spatial_dims,
+        in_channels=in_channels,
+        out_channels=out_channels,
+        strides=1,
+        kernel_size=kernel_size,
+        padding=kernel_size // 2,
+        conv_only=True,
     )
 
 
@@ -131,15 +141,23 @@ class WrappedUpsample(UpSample):
         return x
 
 
-def nearest_upsample(spatial_dims: int, channels: int, post_conv: nn.Module | None = None) -> WrappedUpsample:
-    """Build a module that repeats every position along each axis, and then applies ``post_conv``."""
-    return WrappedUpsample(
-        spatial_dims,
-        channels,
-        channels,
-        scale_factor=2.0,
+def nearest_upsample(
+    spatial_dims: int,
+    channels: int,
+    post_conv: nn.Module | None = None,
+    kind: type[WrappedUpsample] = WrappedUpsample,
+) -> WrappedUpsample:
+    """
+    Build a module that repeats every position along each axis, and then applies ``post_conv``, as an instance of the
+    class ``kind``.
+    """
+    return kind(
+        spatial_dims=spatial_dims,
         mode="nontrainable",
+        in_channels=channels,
+        out_channels=channels,
         interp_mode="nearest",
+        scale_factor=2.0,
         post_conv=post_conv,
         align_corners=None,
     )
@@ -174,8 +192,14 @@ class DiffusionUnetDownsample(nn.Module):
             )
         self.op: nn.Module
         if use_conv:
-            self.op = Convolution(
-                spatial_dims, num_channels, self.out_channels, strides=2, kernel_size=3, padding=padding, conv_only=True
+            self.op = UNET_NAMES(Convolution)(
+                spatial_dims=spatial_dims,
+                in_channels=num_channels,
+                out_channels=self.out_channels,
+                strides=2,
+                kernel_size=3,
+                padding=padding,
+                conv_only=True,
             )
         else:
             self.op = Pool[Pool.AVG, spatial_dims](kernel_size=2, stride=2)
@@ -194,10 +218,12 @@ class DiffusionUnetDownsample(nn.Module):
         """
         if x.shape[1] != self.num_channels:
             raise ValueError(f"The input has {x.shape[1]} channels, this block takes {self.num_channels}.")
+        dtype = x.dtype
         if not self.use_conv and x.device.type == "cpu":
-            if x.dtype == torch.half or x.dtype == torch.bfloat16:  # whose volumes torch cannot average there
-                return self.op(x.float()).to(x.dtype)
-        return self.op(x)
+            if dtype == torch.half or dtype == torch.bfloat16:  # torch cannot average volumes of these types there
+                x = x.float()
+        out: torch.Tensor = self.op(x)
+        return out.to(dtype) if x.dtype != dtype else out
 
 
 class ResidualBlock(nn.Module):
@@ -207,6 +233,7 @@ class ResidualBlock(nn.Module):
 
     Args:
         make_norm: builds the norm of so many channels.
+        names: of the classes that the block is built from.
 
     The other arguments are those of :class:`DiffusionUNetResnetBlock`.
     """
@@ -222,6 +249,7 @@ class ResidualBlock(nn.Module):
         up: bool,
         down: bool,
         make_norm: Callable[[int], nn.Module],
+        names: Names = UNET_NAMES,
     ) -> None:
         super().__init__()
         self.spatial_dims = spatial_dims
@@ -229,35 +257,38 @@ class ResidualBlock(nn.Module):
         self.emb_channels = temb_channels
         self.out_channels = out_channels = out_channels or in_channels
         self.up, self.down = up, down
+        kind = names(Convolution)
 
         self.norm1 = make_norm(in_channels)
         self.nonlinearity = nn.SiLU()
-        self.conv1 = convolution(spatial_dims, in_channels, out_channels)
-        self.upsample = nearest_upsample(spatial_dims, in_channels) if up else None
-        self.downsample = (
-            DiffusionUnetDownsample(spatial_dims, in_channels, use_conv=False) if down and not up else None
-        )
+        self.conv1 = convolution(spatial_dims, in_channels, out_channels, kind=kind)
+        self.upsample: nn.Module | None = None
+        self.downsample: nn.Module | None = None
+        if up:
+            self.upsample = nearest_upsample(spatial_dims, in_channels, kind=names(WrappedUpsample))
+        elif down:
+            self.downsample = names(DiffusionUnetDownsample)(spatial_dims, in_channels, use_conv=False)
         self.time_emb_proj = nn.Linear(temb_channels, out_channels)
         self.norm2 = make_norm(out_channels)
-        self.conv2 = zero_module(convolution(spatial_dims, out_channels, out_channels))
+        self.conv2 = zero_module(convolution(spatial_dims, out_channels, out_channels, kind=kind))
         self.skip_connection: nn.Module = nn.Identity()
         if out_channels != in_channels:
-            self.skip_connection = convolution(spatial_dims, in_channels, out_channels, kernel_size=1)
+            self.skip_connection = convolution(spatial_dims, in_channels, out_channels, kernel_size=1, kind=kind)
 
-    def resample(self, x: torch.Tensor) -> torch.Tensor:
-        """Change the size of an image as the block is asked to."""
+    def _resample(self, x: torch.Tensor, h: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Change the size of the input and of the features as the block is asked to."""
         if self.upsample is not None:
-            x = self.upsample(x)
+            return self.upsample(x), self.upsample(h)
         if self.downsample is not None:
-            x = self.downsample(x)
-        return x
+            return self.downsample(x), self.downsample(h)
+        return x, h
 
-    def add_time(self, h: torch.Tensor, emb: torch.Tensor) -> torch.Tensor:
-        """Add the time embedding (B, temb_channels) to every position of the features (B, C, sizes)."""
-        shift = self.time_emb_proj(self.nonlinearity(emb))
+    def _time_shift(self, emb: torch.Tensor) -> torch.Tensor:
+        """The time embedding, (B, temb_channels), as it is added to every position: (B, out_channels, 1, ...)."""
+        shift: torch.Tensor = self.time_emb_proj(self.nonlinearity(emb))
         for _ in range(self.spatial_dims):
             shift = shift.unsqueeze(-1)
-        return h + shift
+        return shift
 
 
 class DiffusionUNetResnetBlock(ResidualBlock):
@@ -300,166 +331,12 @@ class DiffusionUNetResnetBlock(ResidualBlock):
         Returns:
             (B, out_channels, sizes, doubled or halved on request)
         """
-        h = self.conv1(self.resample(self.nonlinearity(self.norm1(x))))
-        h = self.norm2(self.add_time(h, emb))
-        return self.skip_connection(self.resample(x)) + self.conv2(self.nonlinearity(h))
-
-
-class DiffusionUNetTransformerBlock(BuiltFromOptions):
-    """
-    Pre-norm transformer layer: self attention, cross attention, and a gated feed-forward network.
-
-    Args:
-        num_channels: width C of the tokens.
-        num_attention_heads: number of attention heads.
-        num_head_channels: width of one head.
-        dropout: fraction of attention weights and of outputs dropped in training. Defaults to 0.0.
-        cross_attention_dim: width of the context; the attention's own unless given.
-        upcast_attention: whether attention is computed in float32. Defaults to False.
-        use_flash_attention: accepted; the fused kernel is used either way. Defaults to False.
-        include_fc: whether self attention has an output projection, where ``use_proj_attn`` is None. Defaults to True.
-        use_combined_linear: whether self attention computes q, k and v with one linear. Defaults to False.
-        use_proj_attn: whether self and cross attention have an output projection. None (the default) leaves the choice
-            to ``include_fc`` for self attention and means True for cross attention.
-
-    Raises:
-        ValueError: if ``dropout`` is outside of [0, 1], or a width does not fit without a projection.
-        TypeError: if ``use_proj_attn`` is neither a bool nor None.
-    """
-
-    layout_role = "diffusion transformer"
-
-    def __init__(
-        self,
-        num_channels: int,
-        num_attention_heads: int,
-        num_head_channels: int,
-        dropout: float = 0.0,
-        cross_attention_dim: int | None = None,
-        upcast_attention: bool = False,
-        use_flash_attention: bool = False,
-        include_fc: bool = True,
-        use_combined_linear: bool = False,
-        use_proj_attn: bool | None = None,
-    ) -> None:
-        options = attention_options(locals())
-        self.build(num_channels, num_attention_heads, num_head_channels, cross_attention_dim, options)
-
-    def build(
-        self, num_channels: int, heads: int, head_channels: int, context_channels: int | None, options: AttentionOptions
-    ) -> None:
-        """Register the parts of the block, with the attention options as one object."""
-        super().__init__()
-        width = heads * head_channels
-        self.attn1 = SABlock(
-            width, heads, dim_head=head_channels, hidden_input_size=num_channels, **options.arguments()
-        )
-        self.ff = MLPBlock(num_channels, 4 * num_channels, options.dropout_rate, act="GEGLU")
-        self.attn2 = CrossAttentionBlock(
-            width,
-            heads,
-            dim_head=head_channels,
-            hidden_input_size=num_channels,
-            context_input_size=context_channels,
-            **options.arguments("include_fc", "use_combined_linear"),
-        )
-        self.norm1 = nn.LayerNorm(num_channels)
-        self.norm2 = nn.LayerNorm(num_channels)
-        self.norm3 = nn.LayerNorm(num_channels)
-
-    def forward(self, x: torch.Tensor, context: Optional[torch.Tensor] = None) -> torch.Tensor:
-        """
-        Args:
-            x: tokens, (B, N, C).
-            context: tokens that cross attention attends to, (B, K, cross_attention_dim); by default ``x`` itself.
-
-        Returns:
-            (B, N, C)
-        """
-        x = x + self.attn1(self.norm1(x))
-        x = x + self.attn2(self.norm2(x), context=context)
-        return x + self.ff(self.norm3(x))
-
-
-class SpatialTransformer(BuiltFromOptions):
-    """
-    Transformer layers over all positions of an image, inside a residual connection.
-
-    Args:
-        spatial_dims: number of spatial axes.
-        in_channels: number of channels C of the input and output.
-        num_attention_heads: number of attention heads.
-        num_head_channels: width of one head.
-        num_layers: number of transformer layers. Defaults to 1.
-        dropout: fraction of attention weights and of outputs dropped in training. Defaults to 0.0.
-        norm_num_groups: into how many groups the norm divides the channels. Defaults to 32.
-        norm_eps: what the norm adds to the variance. Defaults to 1e-6.
-        cross_attention_dim: width of the context; the attention's own unless given.
-        upcast_attention: whether attention is computed in float32. Defaults to False.
-        include_fc: whether self attention has an output projection, where ``use_proj_attn`` is None. Defaults to True.
-        use_combined_linear: whether self attention computes q, k and v with one linear. Defaults to False.
-        use_flash_attention: accepted; the fused kernel is used either way. Defaults to False.
-        use_proj_attn: see :class:`DiffusionUNetTransformerBlock`.
-    """
-
-    def __init__(
-        self,
-        spatial_dims: int,
-        in_channels: int,
-        num_attention_heads: int,
-        num_head_channels: int,
-        num_layers: int = 1,
-        dropout: float = 0.0,
-        norm_num_groups: int = 32,
-        norm_eps: float = 1e-6,
-        cross_attention_dim: int | None = None,
-        upcast_attention: bool = False,
-        include_fc: bool = True,
-        use_combined_linear: bool = False,
-        use_flash_attention: bool = False,
-        use_proj_attn: bool | None = None,
-    ) -> None:
-        options = attention_options(locals())
-        norm = nn.GroupNorm(norm_num_groups, in_channels, eps=norm_eps)
-        heads, width = num_attention_heads, num_head_channels
-        self.build(spatial_dims, in_channels, heads, width, num_layers, cross_attention_dim, norm, options)
-
-    def build(
-        self,
-        spatial_dims: int,
-        in_channels: int,
-        heads: int,
-        head_channels: int,
-        num_layers: int,
-        context_channels: int | None,
-        norm: nn.Module,
-        options: AttentionOptions,
-    ) -> None:
-        """Register the parts of the block, with the attention options as one object."""
-        super().__init__()
-        self.spatial_dims = spatial_dims
-        self.in_channels = in_channels
-        width = heads * head_channels
-        self.norm = norm
-        self.proj_in = convolution(spatial_dims, in_channels, width, kernel_size=1)
-        layers = [
-            DiffusionUNetTransformerBlock.from_options(width, heads, head_channels, context_channels, options)
-            for _ in range(num_layers)
-        ]
-        self.transformer_blocks = nn.ModuleList(layers)
-        self.proj_out = zero_module(convolution(spatial_dims, width, in_channels, kernel_size=1))
-
-    def forward(self, x: torch.Tensor, context: Optional[torch.Tensor] = None) -> torch.Tensor:
-        """
-        Args:
-            x: (B, C, sizes).
-            context: tokens to attend to, (B, K, cross_attention_dim); by default the image's own.
-
-        Returns:
-            the same shape as ``x``
-        """
-        h = self.proj_in(self.norm(x))
-        tokens = h.flatten(2).transpose(1, 2)
-        for block in self.transformer_blocks:
-            tokens = block(tokens, context=context)
-        return x + self.proj_out(tokens.transpose(1, 2).reshape(h.shape).contiguous())
+        h = self.nonlinearity(self.norm1(x))
+        x, h = self._resample(x, h)
+        h = self.conv1(h)
+        h = h + self._time_shift(emb)
+        h = self.norm2(h)
+        h = self.nonlinearity(h)
+        h = self.conv2(h)
+        out: torch.Tensor = self.skip_connection(x) + h
+        return out

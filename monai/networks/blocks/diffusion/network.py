@@ -9,174 +9,255 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""What the diffusion networks share: the checks of their arguments, their paths, a ControlNet's residuals."""
+
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Optional
 
 import torch
 import torch.nn as nn
 
+from monai.networks.blocks.convolutions import Convolution
 from monai.networks.blocks.diffusion.first_layout import first_places
-from monai.networks.blocks.diffusion.layers import convolution, embedding_mlp, get_timestep_embedding, zero_module
-from monai.networks.blocks.diffusion.stages import DownStage, MidStage, StageOptions, UpStage
-from monai.networks.blocks.diffusion.unet_blocks import (
-    AttnDownBlock,
-    AttnMidBlock,
-    AttnUpBlock,
-    CrossAttnDownBlock,
-    CrossAttnMidBlock,
-    CrossAttnUpBlock,
-    DownBlock,
-    UpBlock,
-)
+from monai.networks.blocks.diffusion.layers import convolution, embedding_mlp, zero_module
+from monai.networks.blocks.diffusion.names import given
 from monai.networks.state_dict.hooks import OldCheckpoints
 from monai.networks.state_dict.rules import Part
 from monai.utils import ensure_tuple_rep
 
-__all__ = ["DiffusionBackbone", "DiffusionUNetBackbone", "NetworkPlan"]
-DOWN_STAGES = (DownBlock, AttnDownBlock, CrossAttnDownBlock)
-UP_STAGES = (UpBlock, AttnUpBlock, CrossAttnUpBlock)
+__all__ = ["DiffusionBackbone", "DiffusionUNetBackbone", "NetworkPlan", "add_residuals"]
 
 
-@dataclass(frozen=True)
+@dataclass
 class NetworkPlan:
     """
-    What a diffusion network is built from, checked, with one entry for each level; it makes the network's stages.
+    What a diffusion network is built from, checked.
 
     Args:
+        network: name of the network, for messages.
+        spatial_dims: number of spatial axes.
         in_channels: number of the image's channels.
+        num_res_blocks: number of residual blocks, one number for all levels or one for each.
         channels: number of channels of each level, from the full size of the image to the smallest.
-        num_res_blocks: number of residual blocks of each level.
         attention_levels: whether a level has attention.
-        num_head_channels: width of one attention head of each level.
+        norm_num_groups: into how many groups the norms divide the channels.
+        norm_eps: what the norms add to the variance.
+        resblock_updown: whether residual blocks change the size of the image, or else plain samplers.
+        num_head_channels: width of one attention head, one number for all levels or one for each.
         with_conditioning: whether attention is that of transformers, which attend to a context as well.
+        transformer_num_layers: number of layers of each transformer.
+        cross_attention_dim: width of the context.
         num_class_embeds: number of classes, or None.
-        stage: what the stages have in common.
+        upcast_attention: whether attention is computed in float32.
+        include_fc: whether self attention has an output projection, where ``use_proj_attn`` is None.
+        use_combined_linear: whether self attention computes q, k and v with one linear.
+        use_flash_attention: accepted; the fused kernel is used either way.
+        use_proj_attn: whether self and cross attention have an output projection, or None.
+        dropout_cattn: fraction of the transformers' attention weights and outputs dropped in training, or None for a
+            network that takes no such argument.
+
+    Raises:
+        ValueError: if the arguments contradict each other.
     """
 
+    network: str
+    spatial_dims: int
     in_channels: int
+    num_res_blocks: Sequence[int] | int
     channels: Sequence[int]
-    num_res_blocks: Sequence[int]
     attention_levels: Sequence[bool]
-    num_head_channels: Sequence[int]
+    norm_num_groups: int
+    norm_eps: float
+    resblock_updown: bool
+    num_head_channels: Sequence[int] | int
     with_conditioning: bool
+    transformer_num_layers: int
+    cross_attention_dim: int | None
     num_class_embeds: int | None
-    stage: StageOptions
+    upcast_attention: bool
+    include_fc: bool
+    use_combined_linear: bool
+    use_flash_attention: bool
+    use_proj_attn: bool | None
+    dropout_cattn: float | None = None
 
-    @classmethod
-    def from_arguments(cls, network: str, arguments: Mapping[str, Any]) -> NetworkPlan:
+    def __post_init__(self) -> None:
+        self._check_conditioning()
+        self._check_channels()
+        levels = len(self.channels)
+        self.head_channels = _for_each_level("num_head_channels", self.num_head_channels, levels, self.channels)
+        self.res_blocks = _for_each_level("num_res_blocks", self.num_res_blocks, levels, self.channels)
+
+    def down_block(self, build: Callable[..., nn.Module], level: int, temb_channels: int, down: bool) -> nn.Module:
         """
-        Pick and check the fields among the arguments of a network.
+        Build a stage of the downward path.
 
         Args:
-            network: name of the network, for messages.
-            arguments: values by name, ``locals()`` at the head of a constructor.
-
-        Raises:
-            ValueError: if the arguments contradict each other.
+            build: :func:`~monai.networks.nets.diffusion_model_unet.get_down_block`, as the network's module has it.
+            level: number of the level, 0 for the full size of the image.
+            temb_channels: width of the embeddings.
+            down: whether a downsampler follows.
         """
-        channels: Sequence[int] = arguments["channels" if "channels" in arguments else "num_channels"]
-        values = {**arguments, "channels": channels}
-        for name in ("num_head_channels", "num_res_blocks"):
-            if isinstance(values[name], int):
-                values[name] = ensure_tuple_rep(values[name], len(channels))
-        for name in ("attention_levels", "num_head_channels", "num_res_blocks"):
-            if len(values[name]) != len(channels):
-                raise ValueError(
-                    f"{network} needs one entry of {name}={values[name]} for each entry of channels={channels}; "
-                    "where a level has no use for it, it is ignored."
-                )
-        _check(network, values)
-        stage = StageOptions.from_arguments({**values, "num_head_channels": 1, "temb_channels": 0})
-        own = [item.name for item in fields(cls) if item.name != "stage"]
-        return cls(**{name: values[name] for name in own}, stage=stage)
-
-    def down_stage(self, level: int, temb_channels: int, add_downsample: bool) -> DownStage:
-        """Build a stage of the downward path."""
-        return self._kind(level, *DOWN_STAGES).from_options(
-            self._options(level, temb_channels),
-            self.channels[max(level - 1, 0)],
-            self.channels[level],
-            self.num_res_blocks[level],
-            add_downsample,
+        return build(
+            in_channels=self.channels[max(level - 1, 0)],
+            out_channels=self.channels[level],
+            num_res_blocks=self.res_blocks[level],
+            add_downsample=down,
+            **self._placement(level),
+            **self._shared(level, temb_channels),
         )
 
-    def mid_stage(self, temb_channels: int) -> MidStage:
-        """Build the stage between the downward and the upward path."""
-        kind = CrossAttnMidBlock if self.with_conditioning else AttnMidBlock
-        return kind.from_options(self._options(-1, temb_channels), self.channels[-1])
-
-    def up_stage(self, level: int, temb_channels: int, kinds=UP_STAGES) -> UpStage:
-        """Build a stage of the upward path, see :meth:`DiffusionUNetBackbone.add_stages`."""
-        return self._kind(level, *kinds).from_options(
-            self._options(level, temb_channels),
-            self.channels[max(level - 1, 0)],
-            self.channels[min(level + 1, len(self.channels) - 1)],
-            self.channels[level],
-            self.num_res_blocks[level] + 1,
-            level > 0,
+    def mid_block(self, build: Callable[..., nn.Module], temb_channels: int) -> nn.Module:
+        """Build the stage in the middle, by :func:`~monai.networks.nets.diffusion_model_unet.get_mid_block`."""
+        return build(
+            in_channels=self.channels[-1],
+            with_conditioning=self.with_conditioning,
+            **self._shared(-1, temb_channels),
         )
 
-    def _options(self, level: int, temb_channels: int) -> StageOptions:
-        return replace(self.stage, num_head_channels=self.num_head_channels[level], temb_channels=temb_channels)
+    def up_block(self, build: Callable[..., nn.Module], level: int, temb_channels: int) -> nn.Module:
+        """Build a stage of the upward path, by :func:`~monai.networks.nets.diffusion_model_unet.get_up_block`."""
+        return build(
+            in_channels=self.channels[max(level - 1, 0)],
+            prev_output_channel=self.channels[min(level + 1, len(self.channels) - 1)],
+            out_channels=self.channels[level],
+            num_res_blocks=self.res_blocks[level] + 1,
+            add_upsample=level > 0,
+            **self._placement(level),
+            **self._shared(level, temb_channels),
+        )
 
-    def _kind(self, level: int, plain, attending, conditioned):
-        """The class that a level asks for."""
-        if not self.attention_levels[level]:
-            return plain
-        return conditioned if self.with_conditioning else attending
+    def _placement(self, level: int) -> dict[str, Any]:
+        attends = self.attention_levels[level]
+        return {
+            "resblock_updown": self.resblock_updown,
+            "with_attn": attends and not self.with_conditioning,
+            "with_cross_attn": attends and self.with_conditioning,
+        }
+
+    def _shared(self, level: int, temb_channels: int) -> dict[str, Any]:
+        """Arguments of all stages."""
+        return {
+            "spatial_dims": self.spatial_dims,
+            "temb_channels": temb_channels,
+            "norm_num_groups": self.norm_num_groups,
+            "norm_eps": self.norm_eps,
+            "num_head_channels": self.head_channels[level],
+            "transformer_num_layers": self.transformer_num_layers,
+            "cross_attention_dim": self.cross_attention_dim,
+            "upcast_attention": self.upcast_attention,
+            "include_fc": self.include_fc,
+            "use_combined_linear": self.use_combined_linear,
+            "use_flash_attention": self.use_flash_attention,
+            **given(dropout_cattn=self.dropout_cattn, use_proj_attn=self.use_proj_attn),
+        }
+
+    def _check_conditioning(self) -> None:
+        if self.with_conditioning and self.cross_attention_dim is None:
+            raise ValueError(
+                f"{self.network} expects dimension of the cross-attention conditioning (cross_attention_dim) "
+                "to be specified when with_conditioning=True."
+            )
+        if self.cross_attention_dim is not None and not self.with_conditioning:
+            raise ValueError(f"{self.network} expects with_conditioning=True when specifying the cross_attention_dim.")
+        if self.dropout_cattn is not None and not 0.0 <= self.dropout_cattn <= 1.0:
+            raise ValueError(f"{self.network} expects dropout_cattn between 0 and 1, but got {self.dropout_cattn}.")
+
+    def _check_channels(self) -> None:
+        if any(width % self.norm_num_groups != 0 for width in self.channels):
+            raise ValueError(
+                f"{self.network} expects all channels to be a multiple of norm_num_groups, but got"
+                f" channels={self.channels} and norm_num_groups={self.norm_num_groups}"
+            )
+        if len(self.channels) != len(self.attention_levels):
+            raise ValueError(
+                f"{self.network} expects channels to have the same length as attention_levels, but got "
+                f"channels={self.channels} and attention_levels={self.attention_levels}"
+            )
 
 
-def _check(network: str, values: Mapping[str, Any]) -> None:
-    channels, groups, context = values["channels"], values["norm_num_groups"], values["cross_attention_dim"]
-    if any(width % groups != 0 for width in channels):
-        raise ValueError(f"{network} needs channels={channels} that are multiples of norm_num_groups={groups}.")
-    if values["with_conditioning"] and context is None:
-        raise ValueError(f"{network} with with_conditioning=True needs cross_attention_dim, the width of the context.")
-    if context is not None and not values["with_conditioning"]:
-        raise ValueError(f"{network} has no use for cross_attention_dim={context} without with_conditioning=True.")
-    dropout = values.get("dropout_cattn", 0.0)
-    if not 0.0 <= dropout <= 1.0:
-        raise ValueError(f"{network} needs dropout_cattn between 0 and 1, got {dropout}.")
+def _for_each_level(name: str, value: Sequence[int] | int, levels: int, channels: Sequence[int]) -> Sequence[int]:
+    """One number for each level; a sequence as it was given."""
+    if isinstance(value, int):
+        return ensure_tuple_rep(value, levels)
+    if len(value) != levels:
+        raise ValueError(
+            f"{name} should be an integer or have an entry for each level, but got {name}={value} and "
+            f"channels={channels}; where a level has no use for it, it is ignored."
+        )
+    return value
+
+
+def add_residuals(skips: list[torch.Tensor], residuals: list[torch.Tensor], keep_dtype: bool = False) -> None:
+    """
+    Add a ControlNet's residuals to the features of the downward path. Changes the list, and no tensor.
+
+    Args:
+        skips: the features, in whose place the sums are put.
+        residuals: one for each of them; surplus ones are ignored.
+        keep_dtype: whether the sums have the types of the features.
+
+    Raises:
+        ValueError: if there are too few.
+    """
+    if len(residuals) < len(skips):
+        raise ValueError(
+            f"down_block_additional_residuals has {len(residuals)} entries, this network takes {len(skips)}."
+        )
+    for number in range(len(skips)):
+        dtype = skips[number].dtype
+        skips[number] = skips[number] + residuals[number]
+        if keep_dtype:
+            skips[number] = skips[number].to(dtype)
 
 
 class DiffusionBackbone(OldCheckpoints):
     """
     What all diffusion networks share: the first convolution, the embeddings of time and class, the downward path.
 
-    A subclass registers ``down_blocks``, after any embeddings of its own.
+    A subclass registers ``down_blocks``, and ``middle_block`` if it has one, after any embeddings of its own.
 
     Args:
         plan: what the network is built from.
+        kind: class of the first convolution.
+        make_embedding: builds the layers that embed the time, from the widths of their input and output.
     """
 
-    def __init__(self, plan: NetworkPlan) -> None:
+    def __init__(
+        self,
+        plan: NetworkPlan,
+        kind: type[Convolution] = Convolution,
+        make_embedding: Callable[[int, int], nn.Module] = embedding_mlp,
+    ) -> None:
         super().__init__()
         self.down_blocks: nn.ModuleList
+        self.middle_block: nn.Module
         self.in_channels = plan.in_channels
         self.block_out_channels = plan.channels
-        self.num_res_blocks = plan.num_res_blocks
+        self.num_res_blocks = plan.res_blocks
         self.attention_levels = plan.attention_levels
-        self.num_head_channels = plan.num_head_channels
+        self.num_head_channels = plan.head_channels
         self.with_conditioning = plan.with_conditioning
         self.num_class_embeds = plan.num_class_embeds
 
         width = plan.channels[0]
-        self.time_embed_dim = 4 * width
-        self.conv_in = convolution(plan.stage.spatial_dims, plan.in_channels, width)
-        self.time_embed = embedding_mlp(width, self.time_embed_dim)
+        self.conv_in = convolution(plan.spatial_dims, plan.in_channels, width, kind=kind)
+        self.time_embed = make_embedding(width, 4 * width)
         if plan.num_class_embeds is not None:
-            self.class_embedding = nn.Embedding(plan.num_class_embeds, self.time_embed_dim)
+            self.class_embedding = nn.Embedding(plan.num_class_embeds, 4 * width)
 
-    def embed(self, x: torch.Tensor, timesteps: torch.Tensor, class_labels: Optional[torch.Tensor]) -> torch.Tensor:
+    def _embed_time_and_class(
+        self, x: torch.Tensor, time: torch.Tensor, class_labels: Optional[torch.Tensor]
+    ) -> torch.Tensor:
         """
         Embed time and class.
 
         Args:
             x: the image, whose type the embedding takes.
-            timesteps: (B,).
+            time: the time steps as cosines and sines, (B, channels of the first level).
             class_labels: numbers of classes, (B,); required by a network with classes.
 
         Returns:
@@ -185,15 +266,19 @@ class DiffusionBackbone(OldCheckpoints):
         Raises:
             ValueError: if the labels are missing.
         """
-        emb = self.time_embed(get_timestep_embedding(timesteps, self.block_out_channels[0]).to(x.dtype))
+        emb: torch.Tensor = self.time_embed(time.to(x.dtype))
         if self.num_class_embeds is not None:
             if class_labels is None:
                 raise ValueError(f"class_labels should be given: the network has {self.num_class_embeds} classes.")
             emb = emb + self.class_embedding(class_labels).to(x.dtype)
         return emb
 
-    def encode(
-        self, h: torch.Tensor, emb: torch.Tensor, context: Optional[torch.Tensor]
+    def _go_down(
+        self,
+        h: torch.Tensor,
+        emb: torch.Tensor,
+        context: Optional[torch.Tensor],
+        context_mask: Optional[torch.Tensor],
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """
         Go the downward path.
@@ -202,28 +287,57 @@ class DiffusionBackbone(OldCheckpoints):
             h: features at full size, (B, channels of the first level, sizes).
             emb: embedding of time and class.
             context: tokens for cross attention, (B, K, cross_attention_dim).
+            context_mask: nonzero where a context token may be attended to, (B, K).
 
         Returns:
             the last features; and the first ones with those after every residual block and sampler.
 
         Raises:
-            ValueError: if a context comes to a network that attends to none.
+            ValueError: if a context or its mask comes to a network that attends to none, or a mask without a context.
         """
-        if context is not None and not self.with_conditioning:
-            raise ValueError("a context was given, but the network attends to none: build it with_conditioning=True.")
+        self._check_context(context, context_mask)
         skips: list[torch.Tensor] = [h]
         for block in self.down_blocks:
-            h, states = block(h, emb, context)
+            if context_mask is None:
+                h, states = block(hidden_states=h, temb=emb, context=context)
+            else:
+                h, states = block(hidden_states=h, temb=emb, context=context, context_mask=context_mask)
             skips.extend(states)
         return h, skips
+
+    def _check_context(self, context: Optional[torch.Tensor], context_mask: Optional[torch.Tensor]) -> None:
+        if not self.with_conditioning:
+            if context is not None:
+                raise ValueError(
+                    "a context was given, but the network attends to none: build it with_conditioning=True."
+                )
+            if context_mask is not None:
+                raise ValueError(
+                    "a context_mask was given, but the network attends to no context: build it with_conditioning=True."
+                )
+        elif context_mask is not None and context is None:
+            raise ValueError("a context_mask was given without the context that it masks.")
+
+    def _middle(
+        self,
+        h: torch.Tensor,
+        emb: torch.Tensor,
+        context: Optional[torch.Tensor],
+        context_mask: Optional[torch.Tensor],
+    ) -> torch.Tensor:
+        """The stage in the middle; the arguments are those of :meth:`_go_down`."""
+        if context_mask is None:
+            h = self.middle_block(hidden_states=h, temb=emb, context=context)
+        else:
+            h = self.middle_block(hidden_states=h, temb=emb, context=context, context_mask=context_mask)
+        return h
 
 
 class DiffusionUNetBackbone(DiffusionBackbone):
     """
-    A diffusion network whose output has the size of its input: the middle, the upward path and the residuals that a
-    ControlNet adds.
+    A diffusion network whose output has the size of its input.
 
-    A subclass registers its embeddings and then calls :meth:`add_stages`.
+    A subclass registers its embeddings and then calls :meth:`_add_stages`.
     """
 
     layout_role = "whole diffusion network"
@@ -234,7 +348,14 @@ class DiffusionUNetBackbone(DiffusionBackbone):
             for rule in first_places(self):
                 rule.apply(part)
 
-    def add_stages(self, plan: NetworkPlan, out_channels: int, temb_channels: int, up_kinds=UP_STAGES) -> None:
+    def _add_stages(
+        self,
+        plan: NetworkPlan,
+        out_channels: int,
+        temb_channels: int,
+        builders: tuple[Callable[..., nn.Module], Callable[..., nn.Module], Callable[..., nn.Module]],
+        kind: type[Convolution] = Convolution,
+    ) -> None:
         """
         Register everything that follows the embeddings.
 
@@ -242,69 +363,50 @@ class DiffusionUNetBackbone(DiffusionBackbone):
             plan: what the network is built from.
             out_channels: number of the output's channels.
             temb_channels: width of the embeddings together.
-            up_kinds: classes of the stages of the upward path: without attention, with it, with a context.
+            builders: the functions that build the stages: downward, in the middle, upward.
+            kind: class of the last convolution.
         """
         self.out_channels = out_channels
+        build_down, build_mid, build_up = builders
         levels = range(len(plan.channels))
-        down = [plan.down_stage(level, temb_channels, add_downsample=level != levels[-1]) for level in levels]
+        down = [plan.down_block(build_down, level, temb_channels, level != levels[-1]) for level in levels]
         self.down_blocks = nn.ModuleList(down)
-        self.middle_block = plan.mid_stage(temb_channels)
-        self.up_blocks = nn.ModuleList([plan.up_stage(level, temb_channels, up_kinds) for level in reversed(levels)])
-        width, stage = plan.channels[0], plan.stage
+        self.middle_block = plan.mid_block(build_mid, temb_channels)
+        self.up_blocks = nn.ModuleList([plan.up_block(build_up, level, temb_channels) for level in reversed(levels)])
+        width = plan.channels[0]
         self.out = nn.Sequential(
-            nn.GroupNorm(stage.norm_num_groups, width, eps=stage.norm_eps),
+            nn.GroupNorm(plan.norm_num_groups, width, eps=plan.norm_eps),
             nn.SiLU(),
-            zero_module(convolution(stage.spatial_dims, width, out_channels)),
+            zero_module(convolution(plan.spatial_dims, width, out_channels, kind=kind)),
         )
 
-    def add_control(self, skips: list[torch.Tensor], residuals: Optional[list[torch.Tensor]]) -> list[torch.Tensor]:
-        """
-        Add a ControlNet's residuals to the features of the downward path.
-
-        Raises:
-            ValueError: if their numbers differ.
-        """
-        if residuals is None:
-            return skips
-        if len(residuals) != len(skips):
-            raise ValueError(
-                f"down_block_additional_residuals has {len(residuals)} entries, this network takes {len(skips)}."
-            )
-        return [skip + residuals[number] for number, skip in enumerate(skips)]
-
-    def middle(
-        self, h: torch.Tensor, emb: torch.Tensor, context: Optional[torch.Tensor], residual: Optional[torch.Tensor]
-    ) -> torch.Tensor:
-        """The middle stage, with a ControlNet's residual added."""
-        h = self.middle_block(h, emb, context)
-        return h if residual is None else h + residual
-
-    def denoise(
+    def _go_up(
         self,
-        x: torch.Tensor,
+        h: torch.Tensor,
+        skips: list[torch.Tensor],
         emb: torch.Tensor,
         context: Optional[torch.Tensor],
-        down_residuals: Optional[list[torch.Tensor]],
-        mid_residual: Optional[torch.Tensor],
+        context_mask: Optional[torch.Tensor],
     ) -> torch.Tensor:
         """
-        Everything but the embeddings.
+        Go the upward path.
 
         Args:
-            x: (B, in_channels, sizes).
-            emb: embeddings, (B, temb_channels).
-            context: tokens for cross attention, (B, K, cross_attention_dim).
-            down_residuals: what a ControlNet adds to the features of the downward path.
-            mid_residual: what it adds to the middle's.
+            h: features of the middle.
+            skips: features of the downward path. Each stage takes the last ones off the list, one for each residual
+                block, so that their memory is free as soon as they are used.
+
+        The other arguments are those of :meth:`_go_down`.
 
         Returns:
-            (B, out_channels, sizes)
+            features at full size, (B, channels of the first level, sizes)
         """
-        h, skips = self.encode(self.conv_in(x), emb, context)
-        skips = self.add_control(skips, down_residuals)
-        h = self.middle(h, emb, context, mid_residual)
         for block in self.up_blocks:
-            taken = len(skips) - len(block.resnets)  # type: ignore[arg-type]
-            h = block(h, skips[taken:], emb, context)
-            skips = skips[:taken]
-        return self.out(h)
+            taken = [skips.pop() for _ in range(len(block.resnets))][::-1]  # type: ignore[arg-type]
+            if context_mask is None:
+                h = block(hidden_states=h, res_hidden_states_list=taken, temb=emb, context=context)
+            else:
+                h = block(
+                    hidden_states=h, res_hidden_states_list=taken, temb=emb, context=context, context_mask=context_mask
+                )
+        return h

@@ -9,13 +9,18 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""MAISI's ControlNet."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Optional
 
-from monai.networks.blocks.diffusion.network import NetworkPlan
+import torch
+from torch.utils.checkpoint import checkpoint
+
 from monai.networks.nets.controlnet import ControlNet
-from monai.networks.nets.diffusion_model_unet import get_timestep_embedding  # noqa: F401
+from monai.networks.nets.diffusion_model_unet import get_timestep_embedding
 
 __all__ = ["ControlNetMaisi"]
 
@@ -32,7 +37,13 @@ class ControlNetMaisi(ControlNet):
         include_fc: whether self attention has an output projection, where ``use_proj_attn`` is None. Defaults to False.
 
     The other arguments, and the errors, are those of the base class.
+
+    The steps of ``forward`` are methods that a subclass may override; a ``context_mask`` is handed to them only where
+    there is one.
     """
+
+    # a constant, so that TorchScript and exporters do not meet the checkpointing of a network that does without
+    __constants__ = ["use_checkpointing"]
 
     def __init__(
         self,
@@ -58,5 +69,98 @@ class ControlNetMaisi(ControlNet):
         use_flash_attention: bool = False,
         use_proj_attn: bool | None = None,
     ) -> None:
-        plan = NetworkPlan.from_arguments("ControlNetMaisi", locals())
-        self.build(plan, conditioning_embedding_in_channels, conditioning_embedding_num_channels, use_checkpointing)
+        super().__init__(
+            spatial_dims=spatial_dims,
+            in_channels=in_channels,
+            num_res_blocks=num_res_blocks,
+            channels=num_channels,
+            attention_levels=attention_levels,
+            norm_num_groups=norm_num_groups,
+            norm_eps=norm_eps,
+            resblock_updown=resblock_updown,
+            num_head_channels=num_head_channels,
+            with_conditioning=with_conditioning,
+            transformer_num_layers=transformer_num_layers,
+            cross_attention_dim=cross_attention_dim,
+            num_class_embeds=num_class_embeds,
+            upcast_attention=upcast_attention,
+            conditioning_embedding_in_channels=conditioning_embedding_in_channels,
+            conditioning_embedding_num_channels=conditioning_embedding_num_channels,
+            include_fc=include_fc,
+            use_combined_linear=use_combined_linear,
+            use_flash_attention=use_flash_attention,
+            use_proj_attn=use_proj_attn,
+        )
+        self.use_checkpointing = use_checkpointing
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        timesteps: torch.Tensor,
+        controlnet_cond: torch.Tensor,
+        conditioning_scale: float = 1.0,
+        context: Optional[torch.Tensor] = None,
+        class_labels: Optional[torch.Tensor] = None,
+        context_mask: Optional[torch.Tensor] = None,
+    ) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """See :meth:`ControlNet.forward <monai.networks.nets.controlnet.ControlNet.forward>`."""
+        emb = self._prepare_time_and_class_embedding(x, timesteps, class_labels)
+        h = self._apply_initial_convolution(x)
+        h = h + self._embed_condition(controlnet_cond)
+        if context_mask is None:
+            skips, h = self._apply_down_blocks(emb, context, h)
+            h = self._apply_mid_block(emb, context, h)
+        else:
+            skips, h = self._apply_down_blocks(emb, context, h, context_mask)
+            h = self._apply_mid_block(emb, context, h, context_mask)
+        residuals, residual = self._apply_controlnet_blocks(h, skips)
+        return [each * conditioning_scale for each in residuals], residual * conditioning_scale
+
+    def _embed_condition(self, condition: torch.Tensor) -> torch.Tensor:
+        """Bring the image that controls to the features' size; with checkpointing, gradients compute it once more."""
+        if self.use_checkpointing:
+            if not torch.jit.is_scripting():
+                if torch.is_grad_enabled() and not torch.compiler.is_exporting():
+                    again: torch.Tensor = checkpoint(self.controlnet_cond_embedding, condition, use_reentrant=False)
+                    return again
+        embedding: torch.Tensor = self.controlnet_cond_embedding(condition)
+        return embedding
+
+    def _prepare_time_and_class_embedding(
+        self, x: torch.Tensor, timesteps: torch.Tensor, class_labels: Optional[torch.Tensor]
+    ) -> torch.Tensor:
+        """Embed time and class: (B, 4 * channels of the first level)."""
+        time = get_timestep_embedding(timesteps, self.block_out_channels[0])
+        return self._embed_time_and_class(x, time, class_labels)
+
+    def _apply_initial_convolution(self, x: torch.Tensor) -> torch.Tensor:
+        """The features of the noisy image at full size."""
+        h: torch.Tensor = self.conv_in(x)
+        return h
+
+    def _apply_down_blocks(
+        self,
+        emb: torch.Tensor,
+        context: Optional[torch.Tensor],
+        h: torch.Tensor,
+        context_mask: Optional[torch.Tensor] = None,
+    ) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """The features after every step of the downward path, and the last ones."""
+        h, skips = self._go_down(h, emb, context, context_mask)
+        return skips, h
+
+    def _apply_mid_block(
+        self,
+        emb: torch.Tensor,
+        context: Optional[torch.Tensor],
+        h: torch.Tensor,
+        context_mask: Optional[torch.Tensor] = None,
+    ) -> torch.Tensor:
+        """The features of the middle."""
+        return self._middle(h, emb, context, context_mask)
+
+    def _apply_controlnet_blocks(
+        self, h: torch.Tensor, down_block_res_samples: list[torch.Tensor]
+    ) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """The residuals for the downward path, and the one for the middle, before they are scaled."""
+        return self._residuals(h, down_block_res_samples)
