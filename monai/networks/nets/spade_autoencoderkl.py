@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -90,6 +91,12 @@ class SPADEResBlock(nn.Module):
         self.nin_shortcut: nn.Module = nn.Identity()
         if width != in_channels:
             self.nin_shortcut = _convolution(spatial_dims, in_channels, width, kernel_size=1)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if "label_nc" not in state:  # the release wrote it
+            segmentation: Any = self.norm1.mlp_shared
+            self.label_nc = segmentation.conv.in_channels
 
     def forward(self, x: torch.Tensor, seg: torch.Tensor) -> torch.Tensor:
         """
