@@ -19,12 +19,13 @@ from typing import Any
 import torch
 import torch.nn as nn
 
+from monai.networks.state_dict.layouts import recognize_layouts
 from monai.networks.state_dict.load import OWN_VERSION, Load, Request
 from monai.networks.state_dict.refusals import refuse
 from monai.networks.state_dict.rules import CheckpointFacts
 from monai.networks.state_dict.torch_private import metadata_of
 
-__all__ = ["OldCheckpoints", "SafeLoading", "adapted_state_dict"]
+__all__ = ["OldCheckpoints", "SafeLoading", "adapted_for_copying", "adapted_state_dict"]
 
 
 class SafeLoading(nn.Module):
@@ -135,6 +136,44 @@ def adapted_state_dict(
     return {key: adapted[key] for key in [*own, *(key for key in adapted if key not in set(own))]}
 
 
+def adapted_for_copying(
+    net: nn.Module | Mapping[str, Any], state_dict: Mapping[str, Any], prefix: str = ""
+) -> Mapping[str, Any]:
+    """
+    Bring a checkpoint that is to be copied into a network by names, maybe in part, to the names of that network.
+
+    Args:
+        net: the network, or its state dict; it is left as it is.
+        state_dict: the checkpoint, which is left as it is. Where no older layout is recognized, it comes back itself.
+        prefix: what its keys need before them to be the network's.
+
+    Returns:
+        the checkpoint with the network's names, as far as it has them; without ``prefix``
+
+    Raises:
+        RuntimeError: if the checkpoint is of an older layout and cannot be adapted, as where it says that an output
+            projection was never used, and only a part of it is there; or where only a state dict is given for the
+            network.
+    """
+    if not isinstance(net, nn.Module):
+        _refuse_without_network(net, {prefix + key for key in state_dict})
+        return state_dict
+    adapted: dict[str, Any] = {prefix + key: value for key, value in state_dict.items()}
+    changed = False
+    for path, part in _outermost(net, ""):
+
+        def metadata(name: str) -> Mapping[str, Any]:
+            return metadata_of(state_dict, name[len(prefix) :])
+
+        load = Load(part, adapted, path, metadata, Request(strict=True, careful=True), _before_load)
+        if load.is_of_an_older_layout():
+            changed = True
+            load.adapt()
+            refuse(part, load.left_unused(), load.layouts)
+            load.warn()
+    return {key[len(prefix) :]: value for key, value in adapted.items()} if changed else state_dict
+
+
 def _after_save(module: nn.Module, state_dict: Any, prefix: str, local_metadata: dict[str, Any]) -> None:
     """Write beside a module's tensors what they do not tell."""
     local_metadata.update(module.state_dict_facts())  # type: ignore[operator]
@@ -159,6 +198,17 @@ def _before_load(
 
     request = module.__dict__.get("_load_request") or Request()
     Load(module, state_dict, prefix, metadata, request, _before_load).run()
+
+
+def _refuse_without_network(own: Mapping[str, Any], keys: set[str]) -> None:
+    """Raise where the state dict of a network of this package is to take keys of an older layout."""
+    older = [layout for layout in recognize_layouts(keys - own.keys()) if layout.is_old and layout.rules]
+    if older and metadata_of(own, "").get("version", 1) >= OWN_VERSION:
+        raise RuntimeError(
+            f"The keys are those of {older[0].source} ({older[0].evidence}), which only the network itself can "
+            "translate: pass the network instead of its state dict, or adapt them first by "
+            "monai.networks.state_dict.hooks.adapted_state_dict(net, state_dict)."
+        )
 
 
 def _outermost(module: nn.Module, prefix: str) -> Iterator[tuple[str, SafeLoading]]:

@@ -78,6 +78,7 @@ class Load:
     own: dict[str, Any] = field(default_factory=dict)
     opaque: list[str] = field(default_factory=list)
     layouts: list[Layout] = field(default_factory=list)
+    unused: list[str] = field(default_factory=list)
     notes: dict[str, list[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -122,7 +123,6 @@ class Load:
         Raises:
             RuntimeError: if the keys are those of two layouts, or a rule refuses them.
         """
-        unused: list[str] = []
         if self.foreign():
             mixed = rivals(self._written())
             if len(mixed) > 1:
@@ -130,10 +130,25 @@ class Load:
                 refuse(self.module, [line])
             self.layouts = recognize_layouts(self._written())
             try:
-                unused = self._apply_rules()
+                self._apply_rules()
             except Misfit as error:
                 refuse(self.module, [str(error)], self.layouts, self.own, self.state)
-        self._settle_projections(unused)
+        self._settle_projections()
+
+    def is_of_an_older_layout(self) -> bool:
+        """Whether the checkpoint has keys that are not the module's, and that an older layout is known by."""
+        return bool(self.foreign()) and any(
+            layout.is_old and layout.rules for layout in recognize_layouts(self._written())
+        )
+
+    def left_unused(self) -> Iterator[str]:
+        """Say which output projections the checkpoint says were never used, and would be in this network."""
+        for path in self.unused:
+            if f"{path}.weight" in self.own and f"{path}.weight" not in self.state:
+                yield (
+                    f"{path}: the checkpoint's network never used this projection, and only a part of the checkpoint "
+                    "is here. Copy the whole, or build this network with use_proj_attn=False."
+                )
 
     def misfits(self) -> Iterator[str]:
         """Say, a line each, which tensors of the checkpoint cannot take their place."""
@@ -193,14 +208,14 @@ class Load:
         """Keys of the checkpoint as the module's own would be."""
         return [key[len(self.prefix) :] for key in self.state if key.startswith(self.prefix)]
 
-    def _apply_rules(self) -> list[str]:
-        """Returns the paths of linears that the checkpoint says were never used."""
-        unused: list[str] = []
+    def _apply_rules(self) -> None:
         waiting: list[tuple[Rule, Part]] = []
         told = {**vars(self.request.facts), "transposed_upsampling": self._told("use_convtranspose")}
         facts = CheckpointFacts(**told)
         for name, module in self.module.named_modules():
-            part = Part(module, f"{self.prefix}{name}." if name else self.prefix, self.state, self.own, facts, unused)
+            part = Part(
+                module, f"{self.prefix}{name}." if name else self.prefix, self.state, self.own, facts, self.unused
+            )
             adapt = getattr(module, "adapt_state_dict", None)
             if adapt is not None:
                 adapt(part)
@@ -211,7 +226,6 @@ class Load:
                     rule.apply(part)
         for rule, part in waiting:
             rule.apply(part)
-        return unused
 
     def _told(self, name: str) -> Any:
         """What the user or else the file says about how the network was built; None where neither does."""
@@ -222,7 +236,7 @@ class Load:
         facts = getattr(self.module, "state_dict_facts", None)
         return {} if facts is None else facts()
 
-    def _settle_projections(self, unused: list[str]) -> None:
+    def _settle_projections(self) -> None:
         attentions = attention_in(self.module, self.prefix)
         told, used, strict = self.request.facts.projection_used, self.projections_used(), self.request.strict
         if told is False and not any(layout.projections_used for layout in self.layouts):
@@ -231,7 +245,7 @@ class Load:
             if any(key in self.state and key not in self.own for one in attentions for key in one.keys):
                 drop_unused(attentions, self.module, self.prefix, self.state, self._note)
         if strict is not False:
-            self._complete(attentions, set(unused))
+            self._complete(attentions)
         if self.request.careful and told is None and not used:
             for text, key in notes_on_unused(attentions, self.module, self.prefix, self.state):
                 self._note(text, key)
@@ -245,7 +259,7 @@ class Load:
                 if one.projects:
                     self.state.update(identity(one, self.state))
 
-    def _complete(self, attentions: list[Attention], unused: set[str]) -> None:
+    def _complete(self, attentions: list[Attention]) -> None:
         """
         Write what the whole checkpoint shows that its network did not have: an identity for each output projection
         that is absent or was never used, and the parameters that no output depends on. Where anything else is missing,
@@ -255,7 +269,7 @@ class Load:
         if not missing or not all(any(key.startswith(path) for key in self.state) for path in self.opaque):
             return
         idle = missing & set(self._idle_keys())
-        never_used = [one for one in attentions if f"{one.prefix}out_proj" in unused and one.projects]
+        never_used = [one for one in attentions if f"{one.prefix}out_proj" in self.unused and one.projects]
         absent = self._without_projection(attentions, missing)
         if missing - idle != {key for one in [*never_used, *absent] for key in one.keys}:
             return

@@ -18,7 +18,7 @@ An attention block says by ``attention_kind`` whether it attends to its own toke
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -131,12 +131,13 @@ def identity(attention: Attention, state: Mapping[str, Any]) -> dict[str, torch.
     inputs = attention.inputs(state)
     if not inputs or type(inputs[0]) not in (torch.Tensor, nn.Parameter):
         return {}
-    width, like = attention.block.inner_dim, {"dtype": inputs[0].dtype, "device": inputs[0].device}
-    return dict(zip(attention.keys, (torch.eye(width, **like), torch.zeros(width, **like))))
+    width: int = attention.block.inner_dim
+    weight = torch.eye(width, dtype=inputs[0].dtype, device=inputs[0].device)
+    return dict(zip(attention.keys, (weight, weight.new_zeros(width))))
 
 
 def drop_unused(
-    attentions: list[Attention], module: nn.Module, prefix: str, state: dict[str, Any], note: Callable[[str, str], None]
+    attentions: list[Attention], module: nn.Module, prefix: str, state: MutableMapping[str, Any], note: Callable
 ) -> None:
     """
     Leave out output projections that a MONAI 1.4 network did not use, where the network has none. Changes ``state``.
@@ -206,10 +207,10 @@ def _others_were_trained(module: nn.Module, prefix: str, state: Mapping[str, Any
     norms = 0
     for name, layer in module.named_modules():
         if isinstance(layer, NORMS) and norms < NORMS_ASKED:
-            values = [state.get(f"{prefix}{name}.{kind}") for kind in ("weight", "bias")]
-            known = [(value, start) for value, start in zip(values, (1, 0)) if plain(value) and value.numel()]
+            values = {f"{prefix}{name}.weight": 1.0, f"{prefix}{name}.bias": 0.0}
+            known = [(state[key], start) for key, start in values.items() if plain(state.get(key))]
             norms += bool(known)
-            if any(bool((value != start).any()) for value, start in known):
+            if any(bool(torch.any(value != start)) for value, start in known):
                 return True
     if norms:
         return False

@@ -319,7 +319,7 @@ class Interleaved(Rule):
             for new, values in zip(self.news, separate):
                 part.put(f"{new}.{kind}", values if kind == "weight" else values[:, 0])
 
-    def inverse(self) -> _Interleave:
+    def inverse(self) -> Interleaved:
         return _Interleave(self.old, self.news, self.heads)
 
     def _heads(self, module: nn.Module) -> int:

@@ -28,13 +28,13 @@ from parameterized import parameterized
 
 from monai.networks.nets import DecoderOnlyTransformer
 from tests.networks.references.__main__ import main
-from tests.networks.references.cases import CASES, NETWORKS, Case
+from tests.networks.references.cases import CASES, NETWORKS
 from tests.networks.references.loading import attempt
 from tests.networks.references.report import as_markdown
 from tests.networks.references.rules import expected, known_facts
 from tests.networks.references.runner import loads_into_the_fork
 from tests.networks.references.store import FILES, load_file
-from tests.networks.references.subset import make_subset, subset
+from tests.networks.references.subset import find, kept, make_subset, subset
 from tests.networks.references.targets import Target
 
 torch.set_num_threads(1)
@@ -73,16 +73,6 @@ TEST_CASES_RULES = [
     ["monai==1.2.0, ViTAutoEnc, 2-D small patches", None, {}, "refused"],
     ["monai==1.6.1, AutoencoderKlMaisi, 3-D, include_fc=False", None, {"use_convtranspose": True}, "untold"],
 ]
-
-
-def find(beginning: str, cases: list[Case] = CASES) -> Case:
-    """The first case whose name begins so, and continues with options at most."""
-    return next(case for case in cases if f"{case.name}, ".startswith(f"{beginning.rstrip(',')}, "))
-
-
-def kept(beginning: str) -> tuple[Case, dict]:
-    """A kept reference."""
-    return load_file(FILES / f"{find(beginning, subset()).slug}.pt.xz")
 
 
 class TestSubset(unittest.TestCase):

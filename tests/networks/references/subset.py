@@ -23,9 +23,9 @@ from pathlib import Path
 import torch
 
 from tests.networks.references.cases import CASES, Case
-from tests.networks.references.store import FILES, save_file, write
+from tests.networks.references.store import FILES, load_file, save_file, write
 
-__all__ = ["make_subset", "subset"]
+__all__ = ["find", "kept", "make_subset", "subset"]
 
 PATTERNS = [
     # the ancestor, and GenerativeModels before it came to PyPI
@@ -86,3 +86,13 @@ def make_subset(folder: Path = FILES, chosen: Sequence[Case] | None = None) -> l
             written = torch.load(place, weights_only=True)
             made += [save_file(case, written[case.name], folder) for case in members]
     return made
+
+
+def find(beginning: str, cases: list[Case] = CASES) -> Case:
+    """The first case whose name begins so, and continues with options at most."""
+    return next(case for case in cases if f"{case.name}, ".startswith(f"{beginning.rstrip(',')}, "))
+
+
+def kept(beginning: str) -> tuple[Case, dict]:
+    """A kept reference."""
+    return load_file(FILES / f"{find(beginning, subset()).slug}.pt.xz")
