@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import unittest
+import warnings
 from itertools import product
 from types import SimpleNamespace
 from unittest.mock import patch
@@ -23,6 +24,7 @@ from parameterized import parameterized
 
 from benchmarks.case import Setting
 from benchmarks.measure import peak_bytes
+from monai.networks.blocks import SABlock
 from monai.networks.blocks.attention.kernels import (
     _logits_of_the_kernel,
     fused_attention,
@@ -94,6 +96,47 @@ class TestResolveMask(unittest.TestCase):
     def test_types(self, dtype):
         mask = torch.tensor([[0, 1, 1 if dtype.is_floating_point else 2, 0]]).to(dtype)
         self.assertEqual(resolve_mask(mask, 1, 1, 1, 4).flatten().tolist(), [False, True, True, False])
+
+
+class TestFloatingMasks(unittest.TestCase):
+    """Of another meaning than 0 and 1 they are refused, wherever values can be told."""
+
+    @parameterized.expand(
+        [
+            ("added", [0.0, -torch.inf, 0.0, -torch.inf], "-inf"),
+            ("finite bias", [0.0, -1024.0, 1.0, 0.5], "-1024.0, 0.5"),
+            ("probabilities", [0.25, 1.0, 0.0, 0.0], "0.25"),
+            ("not a number", [1.0, torch.nan, 0.0, 0.0], "nan"),
+        ]
+    )
+    def test_other_values(self, _, values, named):
+        for dtype in (torch.float32, torch.bfloat16, torch.float64):
+            with self.assertRaisesRegex(ValueError, f"0 and 1: {named}.*attn_mask == 0.*attn_mask > 0.5"):
+                resolve_mask(torch.tensor([values]).to(dtype), 1, 1, 1, 4)
+
+    def test_in_blocks(self):
+        mask = torch.zeros(2, 5)
+        mask[:, 3:] = -torch.inf
+        for block in (SABlock(8, 2), SABlock(8, 2, save_attn=True), torch.jit.script(SABlock(8, 2))):
+            with self.assertRaisesRegex(Exception, "other floating values than 0 and 1"):
+                block(torch.randn(2, 5, 8), mask)
+            block(torch.randn(2, 5, 8), mask == 0)
+
+    def test_where_values_cannot_be_told(self):
+        """A graph takes any value but 0 for "attend", as the release did."""
+        net, x, mask = SABlock(8, 2).eval(), torch.randn(2, 5, 8), torch.tensor([[0.5, 0, 1, 1, 1], [1, 1, 0, 0, 2]])
+        expected = net(x, mask != 0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            traced = torch.jit.trace(net, (x, (mask != 0).float()))  # whose check calls the network, too
+            compiled = torch.compile(net, fullgraph=True, backend="aot_eager")
+            exported = torch.export.export(net, (x, mask)).module()
+        for graph in (traced, compiled, exported):
+            torch.testing.assert_close(graph(x, mask), expected, atol=1e-5, rtol=0)
+        batched = torch.func.vmap(lambda a, m: net(a, m))(x[:, None], mask[:, None])
+        torch.testing.assert_close(batched[:, 0], expected, atol=1e-5, rtol=0)
+        with torch.device("meta"):
+            self.assertEqual(SABlock(8, 2)(torch.randn(2, 5, 8), torch.ones(2, 5)).shape, (2, 5, 8))
 
 
 class TestPaths(unittest.TestCase):

@@ -18,9 +18,9 @@ from typing import Any, Optional
 import torch
 
 from monai.networks.blocks.attention.mask import attention_weights, lower_triangle
-from monai.networks.blocks.attention.torch_private import differentiates_forward, inputs_of_this_node, transforms
+from monai.networks.blocks.attention.torch_private import inputs_of_this_node, is_transformed, saves_through_hooks
 
-__all__ = ["attention_gradients", "kernel_serves", "let_differentiate_twice"]
+__all__ = ["attention_gradients", "differentiable_twice", "kernel_serves"]
 
 FUSED = "ScaledDotProduct"
 """How the names of the fused kernels' nodes in the backward graph begin."""
@@ -38,44 +38,58 @@ def kernel_serves() -> bool:
     if torch.jit.is_scripting():
         return True
     else:
-        if torch.compiler.is_compiling():
-            return not differentiates_forward()
-        if torch.jit.is_tracing() and torch.onnx.is_in_onnx_export():
+        if not torch.compiler.is_compiling() and torch.jit.is_tracing() and torch.onnx.is_in_onnx_export():
             return False
-        return not (transforms() or differentiates_forward())
+        return not is_transformed()
 
 
-def let_differentiate_twice(
-    out: torch.Tensor, mask: Optional[torch.Tensor], causal: bool, scale: float, dropout_p: float
-) -> None:
+def differentiable_twice(
+    out: torch.Tensor,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    mask: Optional[torch.Tensor],
+    causal: bool,
+    scale: float,
+    dropout_p: float,
+) -> torch.Tensor:
     """
     Where a backward pass is itself to be differentiated (``create_graph=True``), have the gradient of a fused kernel
     computed from the attention matrix. An ordinary backward pass runs the kernel's own.
 
     Args:
         out: what the kernel returned, with a gradient.
+        q: queries (B, heads, Q, D).
+        k: keys (B, heads, K, D).
+        v: values (B, heads, K, D).
         mask: bool, broadcastable to (B, heads, Q, K), without a query that has no key, or None.
         causal: whether query i attends to keys 0 to i only.
         scale: factor of the logits.
         dropout_p: probability with which an attention weight was dropped.
+
+    Returns:
+        ``out``
     """
+    if saves_through_hooks():
+        return _Twice.apply(q, k, v, out, mask, causal, scale, dropout_p)
     node: Any = out.grad_fn
     if node is not None and node.name().startswith("Slice"):  # CUDA's kernels widen heads, and cut the result
         node = node.next_functions[0][0]
-    if node is None or not node.name().startswith(FUSED):  # then the kernel is made of operations that have it all
-        return
+    if node is None or not node.name().startswith(FUSED):  # other kernels are made of operations that have it all
+        return out
 
     def hook(gradients: tuple[Any, ...], of_out: tuple[Any, ...]) -> Optional[tuple[Any, ...]]:
         if not torch.is_grad_enabled() or of_out[0] is None:
             return None
         if dropout_p > 0.0:
             return tuple(None if gradient is None else _Once.apply(gradient) for gradient in gradients)
-        q, k, v = inputs_of_this_node()
-        explicit = attention_gradients(q, k, v, mask, causal, scale, of_out[0])
+        # of the node's own, so that this hook keeps none of them in memory
+        explicit = attention_gradients(*inputs_of_this_node(), mask, causal, scale, of_out[0])
         found = [None if fused is None else gradient for fused, gradient in zip(gradients, explicit)]
         return (*found, *gradients[3:])
 
     node.register_hook(hook)
+    return out
 
 
 def attention_gradients(
@@ -109,6 +123,24 @@ def attention_gradients(
     of_logits = weights * (of_weights - (of_weights * weights).sum(dim=-1, keepdim=True)) * scale
     of_v = torch.matmul(weights.transpose(-2, -1), gradient)
     return torch.matmul(of_logits, k), torch.matmul(of_logits.transpose(-2, -1), q), of_v
+
+
+class _Twice(torch.autograd.Function):
+    """What the hook of :func:`differentiable_twice` does, as a node of its own with q, k and v of its own."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Any, k: Any, v: Any, out: Any, mask: Any, causal: Any, scale: Any, dropout_p: Any) -> Any:
+        ctx.save_for_backward(q, k, v, mask)
+        ctx.causal, ctx.scale, ctx.dropout_p = causal, scale, dropout_p
+        return out.view_as(out)
+
+    @staticmethod
+    def backward(ctx: Any, *of_out: Any) -> tuple[Any, ...]:
+        none = (None, None, None, None)
+        if not torch.is_grad_enabled() or ctx.dropout_p > 0.0:
+            return (None, None, None, of_out[0], *none)
+        q, k, v, mask = ctx.saved_tensors
+        return (*attention_gradients(q, k, v, mask, ctx.causal, ctx.scale, of_out[0]), None, *none)
 
 
 class _Once(torch.autograd.Function):

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-from monai.networks.blocks.attention.derivatives import let_differentiate_twice
+from monai.networks.blocks.attention.derivatives import differentiable_twice
 from monai.networks.blocks.attention.flops import count_attention
 from monai.networks.blocks.attention.mask import allowed_keys, attention_weights, lower_triangle, mask_of_part
 from monai.networks.blocks.attention.positions import sum_over_axes
@@ -108,7 +108,7 @@ def _kernel(
     out = F.scaled_dot_product_attention(q, k, v, mask, dropout_p, causal, scale=scale)
     if not torch.jit.is_scripting():
         if out.requires_grad and runs_now():
-            let_differentiate_twice(out, mask, causal, scale, dropout_p)
+            return differentiable_twice(out, q, k, v, mask, causal, scale, dropout_p)
     return out
 
 

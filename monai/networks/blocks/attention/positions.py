@@ -202,8 +202,8 @@ class DecomposedRelativePosEmbedding(nn.Module):
         k_size = self._key_grid(q.shape[2], att_mat.shape[3])
         if len(k_size) == 0:
             return att_mat
-        tables = list(self.rel_pos_arr)
-        flat = add_decomposed_rel_pos(att_mat.flatten(0, 1), q.flatten(0, 1), tables, self._query_grid(), k_size)
+        grid = self._query_grid()
+        flat = add_decomposed_rel_pos(att_mat.flatten(0, 1), q.flatten(0, 1), self._tables(), grid, k_size)
         return flat.reshape(att_mat.shape)
 
     def extend(self, q: torch.Tensor, k: torch.Tensor, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -245,9 +245,13 @@ class DecomposedRelativePosEmbedding(nn.Module):
         k_size = self._key_grid(q.shape[2], keys)
         terms: list[torch.Tensor] = []
         if len(k_size) > 0:
-            for term in axis_terms(q.flatten(0, 1), list(self.rel_pos_arr), self._query_grid(), k_size):
+            for term in axis_terms(q.flatten(0, 1), self._tables(), self._query_grid(), k_size):
                 terms.append(term.reshape(q.shape[0], q.shape[1], q.shape[2], term.shape[-1]))
         return terms
+
+    def _tables(self) -> list[torch.Tensor]:
+        # torch 2.8 does not compile list() of a ParameterList
+        return [table for table in self.rel_pos_arr]  # noqa: C416
 
     def _query_grid(self) -> list[int]:
         return list(self.s_input_dims)

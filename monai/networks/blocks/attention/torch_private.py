@@ -13,11 +13,14 @@
 Every private name of torch that attention reads, in one place. Checked with torch 2.8.0 and 2.13.0:
 
 - ``Module._forward_hooks``, ``_forward_pre_hooks``, ``_backward_hooks``, ``_backward_pre_hooks``: a module's own hooks;
-- ``torch.autograd.forward_ad._current_level``: at least 0 inside of forward-mode differentiation, ``torch.func``'s too;
-  the only one of these names that torch.compile follows to what it means;
+- ``torch.autograd.forward_ad._current_level``: at least 0 inside of forward-mode differentiation;
 - ``torch._C._functorch.maybe_current_level``: None outside of ``torch.func``'s transforms;
+- ``function._dynamo_marked_constant``: torch.compile calls the function and takes what it returns for a constant, as
+  ``torch.compiler.assume_constant_result`` has it, which would import the compiler here;
 - ``torch._C._current_autograd_node``: inside a hook of a node of the backward graph, that node;
 - ``node._saved_query``, ``_saved_key``, ``_saved_value``: what the fused kernels keep for their gradient;
+- ``torch._C._autograd._top_saved_tensors_default_hooks``: None unless hooks keep what the backward pass needs, as
+  under activation checkpointing;
 - ``torch.utils._python_dispatch._get_current_dispatch_mode_stack``: the dispatch modes that are on.
 """
 
@@ -31,7 +34,13 @@ from torch._C._functorch import maybe_current_level
 from torch.autograd import forward_ad
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
-__all__ = ["differentiates_forward", "dispatch_modes", "has_hooks", "inputs_of_this_node", "transforms"]
+__all__ = [
+    "dispatch_modes",
+    "has_hooks",
+    "inputs_of_this_node",
+    "is_transformed",
+    "saves_through_hooks",
+]
 
 
 def has_hooks(module: nn.Module) -> bool:
@@ -41,20 +50,23 @@ def has_hooks(module: nn.Module) -> bool:
     )
 
 
-def differentiates_forward() -> bool:
-    """Whether forward-mode differentiation is on."""
-    return forward_ad._current_level >= 0
+def is_transformed() -> bool:
+    """Whether forward-mode differentiation is on, or a transform of ``torch.func``: ``grad``, ``jvp``, ``vmap``, ..."""
+    return maybe_current_level() is not None or forward_ad._current_level >= 0
 
 
-def transforms() -> bool:
-    """Whether a transform of ``torch.func`` is on: ``grad``, ``jvp``, ``vmap`` and what is made of them."""
-    return maybe_current_level() is not None
+is_transformed._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def inputs_of_this_node() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Inside a hook of a fused kernel's node: its queries, keys and values, through which gradients flow."""
     node: Any = torch._C._current_autograd_node()
     return node._saved_query, node._saved_key, node._saved_value
+
+
+def saves_through_hooks() -> bool:
+    """Whether hooks keep what the backward pass needs: some of them, such as checkpointing's, give it out once only."""
+    return torch._C._autograd._top_saved_tensors_default_hooks(False) is not None
 
 
 def dispatch_modes() -> list[Any]:
