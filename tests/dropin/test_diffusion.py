@@ -94,6 +94,14 @@ def control(batch: int = 2) -> list[torch.Tensor]:
     return [torch.randn(batch, *shape, generator=generator) for shape in ((8, 8, 8), (8, 8, 8), (8, 4, 4), (16, 4, 4))]
 
 
+def steered(net: nn.Module) -> dict:
+    """Keyword arguments of a call; a U-Net's with the residuals of a ControlNet."""
+    values = inputs(net)
+    if hasattr(net, "up_blocks"):
+        values |= {"down_block_additional_residuals": control(), "mid_block_additional_residual": control()[-1]}
+    return values
+
+
 def flat(out) -> torch.Tensor:
     return out if torch.is_tensor(out) else torch.cat([part.flatten() for part in [*out[0], out[1]]])
 
@@ -652,6 +660,25 @@ class TestControl(unittest.TestCase):
         out.pow(2).sum().backward()
         without = {name for name, p in trained.named_parameters() if p.grad is None or not bool(p.grad.abs().max())}
         self.assertEqual({name for name in without if "to_k.bias" not in name}, set())
+
+    @parameterized.expand([(DiffusionModelUNet,), (SPADEDiffusionModelUNet,), (DiffusionModelUNetMaisi,)])
+    def test_gradients_of_residuals(self, cls):
+        """They are those of the outputs, the way through the middle included."""
+        net = build(cls).double().requires_grad_(False)
+        values = {k: v.double() if v.is_floating_point() else v for k, v in inputs(net).items()}
+        for number in (0, 3):
+            down = [residual.double() for residual in control()]
+            direction = torch.randn(down[number].shape, dtype=torch.double, generator=torch.Generator().manual_seed(3))
+
+            def loss(step: torch.Tensor, number=number, down=down, direction=direction) -> torch.Tensor:
+                moved = [*down[:number], down[number] + step * direction, *down[number + 1 :]]
+                return net(**values, down_block_additional_residuals=moved).pow(2).sum()
+
+            step = torch.zeros((), dtype=torch.double, requires_grad=True)
+            loss(step).backward()
+            with torch.no_grad():
+                slope = (loss(torch.tensor(1e-5)) - loss(torch.tensor(-1e-5))) / 2e-5
+            torch.testing.assert_close(step.grad, slope, rtol=1e-4, atol=1e-9)
 
     def test_a_scale_for_each_sample(self):
         for cls in (ControlNet, ControlNetMaisi):

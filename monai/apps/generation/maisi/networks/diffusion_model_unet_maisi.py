@@ -56,9 +56,15 @@ class DiffusionModelUNetMaisi(DiffusionUNetBackbone):
     there is one.
     """
 
-    # constants, so that TorchScript does not compile embeddings that the network has not
-    __constants__ = ["include_top_region_index_input", "include_bottom_region_index_input", "include_spacing_input"]
-    control_reaches_mid_block = True  # of networks that MONAI 1.6 has pickled as well
+    # constants, so that TorchScript does not compile embeddings that the network has not; the last one is found in the
+    # class by networks that MONAI 1.6 has pickled
+    __constants__ = [
+        "include_top_region_index_input",
+        "include_bottom_region_index_input",
+        "include_spacing_input",
+        "control_reaches_mid_block",
+    ]
+    control_reaches_mid_block = True
 
     def __init__(
         self,
