@@ -9,19 +9,18 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""The inferer of a transformer that predicts the codebook entries of a VQVAE."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
 from monai.inferers.inferer import Inferer
-from monai.networks.blocks.attention.cache import why_not_cached
 from monai.networks.nets import VQVAE, DecoderOnlyTransformer
 from monai.utils import optional_import
 from monai.utils.ordering import Ordering
@@ -189,13 +188,11 @@ def _cached_steps(
     Make a function from sequences that grow, (B, N), to the logits of the token that follows, (B, num_tokens).
 
     A transformer that cannot decode on a cache is run on the whole sequence each time; so is one that attends to its
-    own tokens in place of a context, or drops some of them at random.
+    own tokens in place of a context, or is in training somewhere and drops some of what it computes at random.
     """
     window, decoder, seen = transformer.max_seq_len, None, 0
-    blocks: Any = transformer.blocks if isinstance(transformer, DecoderOnlyTransformer) else [None]
-    if not transformer.training and all(why_not_cached(block) is None for block in blocks):
-        if context is not None or not transformer.with_cross_attention:
-            decoder = transformer.cached(batch_size, context if transformer.with_cross_attention else None)
+    if _decodes_on_a_cache(transformer) and (context is not None or not transformer.with_cross_attention):
+        decoder = transformer.cached(batch_size, context if transformer.with_cross_attention else None)
 
     def step(tokens: torch.Tensor) -> torch.Tensor:
         nonlocal seen
@@ -205,6 +202,12 @@ def _cached_steps(
         return decoder(new)[:, -1]
 
     return step
+
+
+def _decodes_on_a_cache(transformer: nn.Module) -> bool:
+    if not isinstance(transformer, DecoderOnlyTransformer) or any(part.training for part in transformer.modules()):
+        return False
+    return transformer.why_not_cached() is None
 
 
 def _probabilities(logits: torch.Tensor, top_k: int | None, begin: int) -> torch.Tensor:

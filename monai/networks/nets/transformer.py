@@ -20,7 +20,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from monai.networks.blocks.attention.arguments import projection_argument
-from monai.networks.blocks.attention.cache import CachedTransformerBlock
+from monai.networks.blocks.attention.cache import CachedTransformerBlock, why_not_cached
+from monai.networks.blocks.attention.torch_private import has_hooks
 from monai.networks.blocks.transformerblock import TransformerBlock
 from monai.networks.state_dict.hooks import OldCheckpoints
 
@@ -168,8 +169,12 @@ class DecoderOnlyTransformer(OldCheckpoints):
             context_mask: nonzero where a vector of the context may be attended to, (B, K).
 
         Raises:
-            ValueError: if the context is missing, has another batch size, or comes to a network that attends to none.
+            ValueError: if the context is missing, has another batch size, or comes to a network that attends to none;
+                or if a cached step would not compute what the network computes, see :meth:`why_not_cached`.
         """
+        reason = self.why_not_cached()
+        if reason is not None:
+            raise ValueError(f"this network cannot decode on a cache: {reason}.")
         if (context is not None) != self.with_cross_attention:
             raise ValueError(
                 "a decoder needs a context where the network has cross attention, and only there: got "
@@ -183,6 +188,29 @@ class DecoderOnlyTransformer(OldCheckpoints):
             for block in decoder.blocks:
                 block.set_context(context, context_mask)  # type: ignore[operator]
         return decoder
+
+    def why_not_cached(self) -> str | None:
+        """
+        Tell why the network cannot decode on a cache, None where it can.
+
+        A cached step reads the weights of most layers without calling them, so nothing may have been put in their
+        place, and nobody may watch them by hooks.
+        """
+        if type(self).forward is not DecoderOnlyTransformer.forward:
+            return f"{type(self).__name__} has a forward of its own"
+        plain: dict[str, tuple[type, ...]] = {
+            "position_embeddings": (AbsolutePositionalEmbedding,),
+            "position_embeddings.embedding": (nn.Embedding,),
+            "embedding_dropout": (nn.Dropout, nn.Identity),
+        }
+        for name, kinds in plain.items():
+            if type(self.get_submodule(name)) not in kinds:
+                return f"its {name} is {type(self.get_submodule(name)).__name__}, not {kinds[0].__name__}"
+        for name, layer in self.named_modules():
+            if not name.startswith("blocks.") and (has_hooks(layer) or "forward" in layer.__dict__):
+                return f"its {name or 'forward'} has hooks or a replaced forward, which a cached step would not call"
+        reasons = (why_not_cached(block) for block in self.blocks)
+        return next((reason for reason in reasons if reason is not None), None)
 
 
 class CachedDecoder(nn.Module):
