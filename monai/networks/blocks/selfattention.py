@@ -136,6 +136,10 @@ class SABlock(AttentionBlock):
         """Queries, keys and values of the tokens ``x``, (B, N, C): each (B, heads, N, D)."""
         if self.use_combined_linear:
             qkv = self.input_rearrange(self.qkv(x))
-            return qkv[0], qkv[1], qkv[2]
+            if isinstance(qkv, torch.Tensor):
+                q, k, v = qkv.unbind(0)
+            else:  # another module in its place may give them one by one
+                q, k, v = qkv
+            return q, k, v
         q, k, v = self.to_q(x), self.to_k(x), self.to_v(x)
         return self.input_rearrange(q), self.input_rearrange(k), self.input_rearrange(v)

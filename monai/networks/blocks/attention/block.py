@@ -27,24 +27,16 @@ from monai.networks.blocks.attention.mask import attention_weights, causal_buffe
 from monai.networks.blocks.attention.options import check_sizes
 from monai.networks.blocks.attention.positions import DecomposedRelativePosEmbedding, sum_over_axes
 from monai.networks.blocks.attention.rearrange import JoinHeads, SplitHeads, SplitQueriesKeysValues
-from monai.networks.blocks.attention.torch_private import has_hooks
+from monai.networks.blocks.attention.torch_private import is_plain
 from monai.networks.state_dict.hooks import SafeLoading
 
-__all__ = ["AttentionBlock", "is_plain", "runs_own_forward"]
+__all__ = ["AttentionBlock", "runs_own_forward"]
 
 OWN_MODULES = ("monai.networks.blocks.selfattention", "monai.networks.blocks.crossattention")
 TOO_OLD_TO_RUN = (
     "{cls} was saved as a whole object by a release that this package cannot run: it lacks {missing}. Save "
     "net.state_dict() with that release, and load it into a network that is built with this package."
 )
-
-
-def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
-    """
-    Tell whether what a module computes may be computed without calling it: it is of that very class, and nobody has
-    hooks on it or has replaced its forward.
-    """
-    return type(module) is kind and not has_hooks(module) and "forward" not in module.__dict__
 
 
 def runs_own_forward(block: nn.Module) -> bool:
@@ -179,7 +171,7 @@ class AttentionBlock(SafeLoading):
         rel_pos = self.rel_positional_embedding
         if rel_pos is not None and not is_plain(rel_pos, DecomposedRelativePosEmbedding):
             return False
-        return self.use_flash_attention or is_plain(self.drop_weights, nn.Dropout)
+        return self.use_flash_attention or is_plain(self._modules["drop_weights"], nn.Dropout)
 
     @property
     def fused_rel_pos(self) -> bool:
@@ -210,11 +202,11 @@ class AttentionBlock(SafeLoading):
         Raises:
             ValueError: if the mask has a shape that does not fit, or comes with causal attention.
         """
-        mask = self._resolve(attn_mask, q, k)
-        dtype = v.dtype
+        mask = None if attn_mask is None else self._resolve(attn_mask, q, k)
         if self.attention_dtype is None:
             out = self._kernel(x, q, k, v, mask)
         else:
+            dtype = v.dtype
             q, k, v = q.to(self.attention_dtype), k.to(self.attention_dtype), v.to(self.attention_dtype)
             if torch.jit.is_scripting():
                 out = self._kernel(x, q, k, v, mask)
@@ -238,7 +230,7 @@ class AttentionBlock(SafeLoading):
         if self.fuses:
             if self.save_attn or not kernel_serves():
                 return self._explicit(x, q, k, v, mask)
-            dropout_p = self._dropout_p()
+            dropout_p = self._dropout_p() if self.drop_weights.training else 0.0
             if self.rel_positional_embedding is not None:
                 return self._fused_with_rel_pos(q, k, v, mask, dropout_p)
             return fused_attention(q, k, v, mask, self.causal, self.scale, dropout_p)
@@ -246,9 +238,7 @@ class AttentionBlock(SafeLoading):
             return self._explicit(x, q, k, v, mask)
 
     def _dropout_p(self) -> float:
-        """How many of the weights the fused kernel drops; upstream's flash attention reads another attribute."""
-        if not self.drop_weights.training:
-            return 0.0
+        """Which part of the weights the kernel drops in training; upstream's flash attention reads it elsewhere."""
         if self.use_flash_attention:
             return float(self.dropout_rate)
         else:
@@ -311,7 +301,7 @@ class AttentionBlock(SafeLoading):
         Raises:
             ValueError: if the mask has a shape that does not fit, or comes with causal attention.
         """
-        mask = self._resolve(attn_mask, q, k)
+        mask = None if attn_mask is None else self._resolve(attn_mask, q, k)
         if self.attention_dtype is None:
             return self._rows(x, q, k, queries, mask)
         with torch.autocast(q.device.type, enabled=False):
@@ -336,9 +326,7 @@ class AttentionBlock(SafeLoading):
             mask = torch.arange(k.shape[2], device=q.device) <= queries[:, None]
         return attention_weights(logits, mask)
 
-    def _resolve(self, attn_mask: Optional[torch.Tensor], q: torch.Tensor, k: torch.Tensor) -> Optional[torch.Tensor]:
-        if attn_mask is None:
-            return None
+    def _resolve(self, attn_mask: torch.Tensor, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
         if self.causal:
             raise ValueError("Causal attention does not support attention masks.")
         return resolve_mask(attn_mask, q.shape[0], self.num_heads, q.shape[2], k.shape[2])

@@ -38,7 +38,7 @@ def kernel_serves() -> bool:
     if torch.jit.is_scripting():
         return True
     else:
-        if not torch.compiler.is_compiling() and torch.jit.is_tracing() and torch.onnx.is_in_onnx_export():
+        if torch.jit.is_tracing() and torch.onnx.is_in_onnx_export():
             return False
         return not is_transformed()
 

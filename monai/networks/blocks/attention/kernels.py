@@ -66,10 +66,11 @@ def fused_attention(
     """
     if runs_now():
         logits = _logits_of_the_kernel(q, k, mask, dropout_p)
-        at_once = 33554432 // q.element_size() if part is None else part
-        if logits > (16 * at_once if part is None else part):
-            size = (q.shape[2] * at_once + logits - 1) // logits  # rounded up, not to fall below the 32 MiB
-            return _in_parts(q, k, v, mask, causal, scale, dropout_p, size)
+        if logits > 0:
+            at_once = 33554432 // q.element_size() if part is None else part
+            if logits > (16 * at_once if part is None else part):
+                size = (q.shape[2] * at_once + logits - 1) // logits  # rounded up, not to fall below the 32 MiB
+                return _in_parts(q, k, v, mask, causal, scale, dropout_p, size)
     return _at_once(q, k, v, mask, causal, scale, dropout_p)
 
 

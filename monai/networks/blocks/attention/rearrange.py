@@ -51,4 +51,5 @@ class JoinHeads(nn.Module):
     """(B, heads, N, D) to (B, N, heads x D)."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x.transpose(1, 2).flatten(2)
+        batch, heads, tokens, width = x.shape
+        return x.transpose(1, 2).reshape(batch, tokens, heads * width)

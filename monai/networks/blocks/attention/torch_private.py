@@ -38,6 +38,7 @@ __all__ = [
     "dispatch_modes",
     "has_hooks",
     "inputs_of_this_node",
+    "is_plain",
     "is_transformed",
     "saves_through_hooks",
 ]
@@ -47,6 +48,21 @@ def has_hooks(module: nn.Module) -> bool:
     """Whether a module has forward or backward hooks of its own, not counting those of all modules."""
     return bool(
         module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    )
+
+
+def is_plain(module: nn.Module | None, kind: type[nn.Module]) -> bool:
+    """
+    Tell whether what a module computes may be computed without calling it: it is of that very class, and nobody has
+    hooks on it or has replaced its forward.
+    """
+    return (
+        type(module) is kind
+        and not module._forward_hooks
+        and not module._forward_pre_hooks
+        and not module._backward_hooks
+        and not module._backward_pre_hooks
+        and "forward" not in module.__dict__
     )
 
 
