@@ -15,10 +15,13 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
+import math
 import os
 import signal
 import sys
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
@@ -33,6 +36,7 @@ from .inspection import inspect_checkpoint
 from .network_config import raw_network_config, read_network_config
 from .refusal import CheckpointRefused
 from .reports import as_json, as_text
+from .texts import printable
 from .verification import verify_checkpoint
 
 __all__ = [
@@ -51,6 +55,7 @@ __all__ = [
 
 OK, DIFFERENT, BAD_INPUT, REFUSED, BROKEN, INTERRUPTED = 0, 1, 2, 3, 70, 130
 LONGEST_LINE = 800  # of an error
+TO_END = 1.0  # seconds
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -92,8 +97,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run_as_process(command: Callable[[], int]) -> NoReturn:
-    """Run a command, ``main``, and end the process with its exit code, without leaving a part of a file."""
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    """
+    Run a command, ``main``, and end the process with its exit code.
+
+    Signals that end the process let it remove what it was writing first. Characters that the output cannot show are
+    escaped.
+    """
+    _end_in_order()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr does
     try:
         code = command()
         sys.stdout.flush()
@@ -101,6 +113,25 @@ def run_as_process(command: Callable[[], int]) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     sys.exit(code)
+
+
+def _end_in_order() -> None:
+    """Turn signals into exceptions; a second one right after the first is not to stop the removal of a file."""
+    latest = -math.inf
+
+    def end(number: int, _: Any) -> None:
+        nonlocal latest
+        before, latest = latest, time.monotonic()
+        if latest - before < TO_END:
+            return
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        sys.exit(128 + number)
+
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # the last of which Windows does not have
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, end)
 
 
 def code_of(error: Exception) -> int:
@@ -125,7 +156,7 @@ def message_of(error: Exception) -> str:
 
 def fail(message: str, code: int, as_object: bool, caught: Sequence[warnings.WarningMessage] = ()) -> int:
     """Print why a command ended, as text or as an object, and give back its exit code."""
-    text = "\n".join(_shortened(line) for line in message.splitlines())
+    text = "\n".join(printable(_shortened(line), kept="\t") for line in message.split("\n"))
     if as_object:
         print_object({"error": text, "exit_code": code, "warnings": texts_of(caught)})
     else:
@@ -148,7 +179,7 @@ def print_object(value: dict[str, Any]) -> None:
 
 def texts_of(caught: Sequence[warnings.WarningMessage]) -> list[str]:
     """The warnings, each of them once."""
-    return list(dict.fromkeys(in_flags(" ".join(str(warning.message).split())) for warning in caught))
+    return list(dict.fromkeys(printable(in_flags(" ".join(str(warning.message).split()))) for warning in caught))
 
 
 def facts_of(options: argparse.Namespace) -> CheckpointFacts:

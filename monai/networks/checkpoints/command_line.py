@@ -36,7 +36,7 @@ exit codes:
   1    verify found other outputs than the package that wrote the file gives
   2    an argument or a file is not as it should be
   3    the checkpoint was refused: damaged, unsafe, or it does not fit the network
-  130  interrupted; no half-written file is left
+  130  interrupted (terminated: 143, hung up: 129); no half-written file is left
 """
 CONFIGS = """\
 NET_CONFIG is a MONAI bundle configuration, JSON or YAML: its top, or exactly one part of it, is a network

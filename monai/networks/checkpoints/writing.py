@@ -97,7 +97,7 @@ def write_checkpoint(
     """
     check_target(path, overwrite)
     size = sum(value.numel() * value.element_size() for value in state_dict.values() if torch.is_tensor(value))
-    with replacing(path) as partial, bar(f"writing {path.name}", size, progress) as advance:
+    with replacing(path, overwrite) as partial, bar(f"writing {path.name}", size, progress) as advance:
         if path.suffix.lower() == SAFETENSORS:
             metadata = {"format": "pt"}
             if scale_factor is not None:
@@ -111,15 +111,20 @@ def write_checkpoint(
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, overwrite: bool = False) -> Iterator[Path]:
     """
     Write a file that takes its place when it is whole, or never.
+
+    Args:
+        path: the file.
+        overwrite: whether it may exist, when the block ends.
 
     Yields:
         a name in the same folder to write to. When the block ends, that file takes the place of ``path``; if the block
         raises, or is interrupted, it is removed and ``path`` is as it was.
 
     Raises:
+        FileExistsError: if another process has written the file meanwhile, unless ``overwrite`` is set.
         OSError: as the block does, with ``path`` as its file.
     """
     path = Path(os.path.realpath(path))  # a link stays one: what it leads to is replaced
@@ -128,7 +133,7 @@ def replacing(path: Path) -> Iterator[Path]:
         yield partial
         with open(partial, "rb+") as file:
             os.fsync(file.fileno())
-        os.replace(partial, path)
+        _take_place(partial, path, overwrite)
     except BaseException as error:
         with suppress(OSError):
             partial.unlink()
@@ -136,6 +141,33 @@ def replacing(path: Path) -> Iterator[Path]:
             raise OSError(error.errno, f"{os.strerror(error.errno)}; nothing of it was kept", str(path)) from error
         raise
     _sync_folder(path.parent)
+
+
+def _take_place(partial: Path, path: Path, overwrite: bool) -> None:
+    """Give a file its name, in one step: of two processes that do so at once, one finds that the name is taken."""
+    if overwrite:
+        os.replace(partial, path)
+        return
+    try:
+        _link(partial, path)
+    except FileExistsError:
+        raise FileExistsError(
+            f"'{path}' exists: another process wrote it meanwhile, and nothing was kept of this one. Name another "
+            "file, or pass --force to replace it."
+        ) from None
+
+
+def _link(partial: Path, path: Path) -> None:
+    try:
+        os.link(partial, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links: an empty file claims the name, for the blink of an eye
+        with open(path, "xb"):
+            pass
+        os.replace(partial, path)
+    else:
+        partial.unlink()
 
 
 class _Stream:

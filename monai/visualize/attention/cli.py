@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 report = attend(options, step)
             result = {"exit_code": OK, "warnings": texts_of(caught), **as_json(report)}
             if file is not None:
-                _write_object(file, result)
+                _write_object(file, result, options.force)
     except KeyboardInterrupt:
         return fail("interrupted.", INTERRUPTED, as_object)
     except ImportError as error:
@@ -88,8 +88,8 @@ def _json_to_stdout(arguments: Sequence[str]) -> bool:
     return any(word == "--json" and after.startswith("-") for word, after in zip(arguments, followers))
 
 
-def _write_object(path: Path, value: dict[str, Any]) -> None:
-    with replacing(path) as partial:
+def _write_object(path: Path, value: dict[str, Any], overwrite: bool) -> None:
+    with replacing(path, overwrite) as partial:
         partial.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 

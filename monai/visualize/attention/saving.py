@@ -78,7 +78,7 @@ def save_attention(
     maps = [maps] if isinstance(maps, AttentionMap) else list(maps)
     suffix = suffix_of(path)
     write = WRITERS[suffix](maps, image, query, head, options)
-    with replacing(path) as partial:
+    with replacing(path, overwrite) as partial:
         with open(partial, "xb") as file:
             if suffix == ".nii.gz":
                 with gzip.GzipFile(filename="", fileobj=file, mode="wb", mtime=0) as packed:  # equal runs, equal files

@@ -15,22 +15,28 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import random
 import resource
 import signal
 import stat
 import tempfile
+import time
 import unittest
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import torch
 from parameterized import parameterized
 
 from monai.networks.checkpoints import read_checkpoint, writing
+from monai.networks.checkpoints.cli import run_as_process
 from monai.networks.checkpoints.writing import check_target, replacing, standalone, write_checkpoint
 
 torch.set_num_threads(1)
 FORMATS = [("new.pt",), ("new.safetensors",)]
+CODES = [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)]
 STATE = {"a.weight": torch.arange(65536.0).reshape(256, 256), "a.bias": torch.ones(256), "count": torch.tensor(3)}
 
 
@@ -56,6 +62,25 @@ def without_privileges():
         yield
     finally:
         os.setresuid(0, 0, 0)
+
+
+def fork(function: Callable[[], int | None]) -> int:
+    """A child of this process, which ends with what a function gives."""
+    child = os.fork()
+    if child:
+        return child
+    code: Any = 70
+    try:
+        code = function()
+    except SystemExit as error:
+        code = error.code
+    finally:
+        os._exit(code)
+
+
+def code_of(child: int) -> int:
+    """How a child ended: its code, or a signal as a negative number."""
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 class FolderCase(unittest.TestCase):
@@ -163,6 +188,132 @@ class TestWriting(FolderCase):
             partial.write_text("half")
             1 / 0  # noqa: B018
         self.assertEqual((path.read_text(), self.names()), ("new", ["file"]))
+
+
+class TestTwoAtOnce(FolderCase):
+    """Both saw that the file was not there, and began to write it."""
+
+    def test_one_of_them_fails(self):
+        path = self.folder / "new.pt"
+        with (
+            self.assertRaisesRegex(FileExistsError, r"another process wrote it meanwhile.*--force"),
+            replacing(path) as a,
+        ):
+            a.write_text("late")
+            with replacing(path) as b:
+                b.write_text("early")
+        self.assertEqual((path.read_text(), self.names()), ("early", ["new.pt"]))
+
+    def test_the_last_one_counts_if_told_so(self):
+        path = self.folder / "new.pt"
+        with replacing(path, overwrite=True) as a:
+            a.write_text("late")
+            with replacing(path, overwrite=True) as b:
+                b.write_text("early")
+        self.assertEqual((path.read_text(), self.names()), ("late", ["new.pt"]))
+
+    @parameterized.expand([(errno.EPERM,), (errno.EOPNOTSUPP,), (errno.EMLINK,)])
+    def test_a_file_system_without_links(self, number):
+        path = self.folder / "new.pt"
+        with mock.patch("os.link", side_effect=OSError(number, "no links")):
+            with replacing(path) as partial:
+                partial.write_text("new")
+            self.assertEqual((path.read_text(), self.names()), ("new", ["new.pt"]))
+            with self.assertRaisesRegex(FileExistsError, "another process"), replacing(path) as partial:
+                partial.write_text("newer")
+        self.assertEqual((path.read_text(), self.names()), ("new", ["new.pt"]))
+
+    @parameterized.expand(FORMATS)
+    def test_processes(self, name):
+        """Eight of them: one writes its file, whole, and seven say that they did not."""
+        path, (reader, writer) = self.folder / name, os.pipe()
+
+        def write(number: int) -> int:
+            os.close(writer)
+            os.read(reader, 1)  # until all are there
+            try:
+                write_checkpoint(path, {"a.weight": torch.full((1000, 100), float(number))})
+            except FileExistsError:
+                return 2
+            return 0
+
+        children = [fork(lambda number=number: write(number)) for number in range(8)]
+        os.close(reader)
+        os.close(writer)
+        codes = [code_of(child) for child in children]
+        self.assertEqual(sorted(codes), [0] + [2] * 7)
+        self.assertEqual(self.names(), [name])
+        winner = float(codes.index(0))
+        self.assertTrue(torch.equal(read_checkpoint(path).state_dict["a.weight"], torch.full((1000, 100), winner)))
+
+
+class TestSignals(FolderCase):
+    """In the process of a command; the library itself leaves signals alone."""
+
+    def command(self, name: str, pause: float) -> int:
+        """Writes a file, slowly, and ends as the commands do."""
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+        @contextlib.contextmanager
+        def bar(*_):
+            yield lambda done: time.sleep(pause)
+
+        def write() -> int:
+            try:
+                with mock.patch.object(writing, "bar", bar):
+                    write_checkpoint(self.folder / name, {str(i): torch.ones(1000) for i in range(100)})
+            except KeyboardInterrupt:
+                return 130
+            return 0
+
+        run_as_process(write)
+
+    @parameterized.expand([(name, number, code) for (name,) in FORMATS for number, code in CODES])
+    def test_nothing_is_left(self, name, number, code):
+        child = fork(lambda: self.command(name, 0.05))
+        while not self.names():  # the part of a file
+            time.sleep(0.01)
+        self.assertNotEqual(self.names(), [name])
+        os.kill(child, number)
+        self.assertEqual(code_of(child), code)
+        self.assertEqual(self.names(), [])
+
+    @parameterized.expand(FORMATS)
+    def test_at_any_time_and_several_at_once(self, name):
+        draw = random.Random(0)
+        codes = set()
+        for _ in range(40):
+            child = fork(lambda: self.command(name, 0.0002))
+            time.sleep(draw.uniform(0, 0.1))
+            for _ in range(draw.randrange(1, 4)):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(child, signal.SIGTERM)
+            codes.add(code_of(child))
+            self.assertIn(self.names(), ([], [name]))
+            if self.names():
+                self.assertEqual(len(read_checkpoint(self.folder / name).state_dict), 100)
+                (self.folder / name).unlink()
+        self.assertLessEqual(codes, {0, 143, -signal.SIGTERM})  # the last of them before the command began
+        self.assertIn(143, codes)
+
+    def test_a_hangup_that_is_ignored(self):
+        """By nohup."""
+
+        def command() -> int:
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+            return self.command("new.pt", 0.001)
+
+        child = fork(command)
+        time.sleep(0.05)
+        os.kill(child, signal.SIGHUP)
+        self.assertEqual(code_of(child), 0)
+        self.assertEqual(self.names(), ["new.pt"])
+
+    def test_the_library_installs_no_handlers(self):
+        numbers = [number for number, _ in CODES]
+        before = [signal.getsignal(number) for number in numbers]
+        write_checkpoint(self.folder / "new.pt", STATE)
+        self.assertEqual([signal.getsignal(number) for number in numbers], before)
 
 
 class TestTarget(FolderCase):
