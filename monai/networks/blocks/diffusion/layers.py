@@ -14,26 +14,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Any, Optional
+from collections.abc import Callable
+from typing import Optional
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from monai.networks.blocks.attention.options import AttentionOptions
 from monai.networks.blocks.convolutions import Convolution
 from monai.networks.blocks.diffusion.names import UNET_NAMES, Names
 from monai.networks.blocks.upsample import UpSample
 from monai.networks.layers.factories import Pool
 
 __all__ = [
-    "BuiltFromOptions",
     "DiffusionUNetResnetBlock",
     "DiffusionUnetDownsample",
     "ResidualBlock",
     "WrappedUpsample",
-    "attention_options",
     "convolution",
     "embedding_mlp",
     "get_timestep_embedding",
@@ -97,36 +94,6 @@ def get_timestep_embedding(timesteps: torch.Tensor, embedding_dim: int, max_peri
     angles = timesteps[:, None].float() * frequencies[None, :]
     embedding = torch.cat([angles.cos(), angles.sin()], dim=-1)
     return F.pad(embedding, (0, embedding_dim % 2))
-
-
-def attention_options(arguments: Mapping[str, Any]) -> AttentionOptions:
-    """
-    Collect the attention options among the arguments of a public block or network.
-
-    Args:
-        arguments: their values by name, ``locals()`` at the head of a constructor say; other names are passed over.
-    """
-    named = ("include_fc", "use_combined_linear", "use_flash_attention", "use_proj_attn")
-    return AttentionOptions(
-        dropout_rate=arguments.get("dropout_cattn", arguments.get("dropout", 0.0)),
-        attention_dtype=torch.float if arguments.get("upcast_attention") else None,
-        **{name: arguments[name] for name in named if name in arguments},
-    )
-
-
-class BuiltFromOptions(nn.Module):
-    """A block whose constructor takes the release's arguments, and which networks build from one object of options."""
-
-    @classmethod
-    def from_options(cls, *args, **kwargs):
-        """Build a block from the arguments of :meth:`build`."""
-        block = cls.__new__(cls)
-        block.build(*args, **kwargs)
-        return block
-
-    def build(self, *args, **kwargs) -> None:
-        """Register the parts of the block; takes the place of a constructor."""
-        raise NotImplementedError(type(self).__name__)
 
 
 class WrappedUpsample(UpSample):
