@@ -26,6 +26,7 @@ from monai.networks.state_dict.layouts import Layout, recognize_layouts
 from monai.networks.state_dict.rules import CheckpointFacts
 
 from .network_config import NetworkConfig
+from .prefixes import with_versions
 from .reading import read_checkpoint
 from .refusal import refusing
 from .release_layout import release_arguments, release_state_dict
@@ -114,6 +115,8 @@ def convert_checkpoint(
     arguments = config.arguments
     if layout == "monai-1.6":
         adapted, arguments = release_state_dict(net, adapted), release_arguments(net, arguments)
+    else:  # what the network's own state dict tells beside its tensors, so that nothing has to be asked again
+        adapted = with_versions(adapted, getattr(net.state_dict(), "_metadata", {}))
     beside = next((part for part in reversed(checkpoint.wrappers) if part.endswith("state_dict")), "unet_state_dict")
     write_checkpoint(target, adapted, checkpoint.scale_factor, beside, overwrite, progress)
     return Conversion(

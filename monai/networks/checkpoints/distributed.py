@@ -27,15 +27,16 @@ from . import limits
 from .mapping import Content, map_file
 from .pickles import Damaged, Known, decode, put
 from .refusal import CheckpointRefused
-from .stand_ins import StandIn, known_stand_in, named_stand_in
+from .stand_ins import StandIn, kind_of, known_stand_in, named_stand_in
 from .tensors import DTYPES, Claims, extent, tuple_of_sizes
-from .texts import listed, printable, quoted
+from .texts import listed, printable, quoted, shortened
 from .torch_files import read_archive
 
 __all__ = ["METADATA", "Unread", "fetched", "read_folder"]
 
 METADATA = ".metadata"
 DCP = "make it one file with torch.distributed.checkpoint.format_utils.dcp_to_torch_save, where it was written"
+TRUSTED = f"Where you trust the folder, {DCP}"
 # torch unpickles the metadata of a folder without restriction. These are the classes that it writes there.
 CLASSES = {
     f"torch.distributed.{module}.{name}"
@@ -49,7 +50,11 @@ CLASSES = {
     }.items()
     for name in names.split()
 } | {"torch.serialization._get_layout"}
+MOST_CORNERS = 1 << 20  # of all pieces of a tensor
 OVERHEAD = 1 << 20  # bytes of a piece beside its values
+
+
+Box = tuple[tuple[int, ...], tuple[int, ...]]  # where it begins, and its shape
 
 
 class Unread(torch.Tensor):
@@ -64,11 +69,22 @@ def fetched(tensor: torch.Tensor) -> torch.Tensor:
 
 
 class Piece(NamedTuple):
-    """A part of a tensor: where it begins there, its shape, and what tells where it lies."""
+    """
+    A part of a tensor.
+
+    Args:
+        corner: where it begins in the tensor.
+        shape: its shape.
+        name: of the file that holds it.
+        offset: where it begins in the file.
+        length: its bytes there.
+    """
 
     corner: tuple[int, ...]
     shape: tuple[int, ...]
-    place: Any
+    name: str
+    offset: int
+    length: int
 
 
 def read_folder(path: Path) -> dict:
@@ -85,20 +101,22 @@ def read_folder(path: Path) -> dict:
         CheckpointRefused: if the metadata is damaged, names code, or contradicts itself. ``Unread.read`` raises it if
             the data is damaged.
     """
-    metadata = _metadata(path)
     with _consistent(path):
-        return _Folder(path, metadata).tree()
+        size = sum(_on_disk(file) for file in path.iterdir() if file.is_file())
+        factor = min(max(1, size // limits.SIZE_OF_FOLDER), limits.LARGEST_FACTOR)
+        return _Folder(path, _metadata(path, factor), factor).tree()
 
 
 class _Folder:
     """A folder whose metadata is known."""
 
-    def __init__(self, path: Path, metadata: StandIn) -> None:
-        self.path, self.metadata = path, metadata
+    def __init__(self, path: Path, metadata: StandIn, factor: int) -> None:
+        self.path, self.metadata, self.most = path, metadata, factor * limits.MAX_KEYS
         size = sum(file.stat().st_size for file in path.iterdir() if file.is_file())
         self.claims = Claims(str(path), size, inflation=1)
         self.claims.present = size
         self.pieces = 0
+        self.sizes: dict[str, int] = {}
 
     def tree(self) -> dict:
         """What was saved."""
@@ -123,20 +141,23 @@ class _Folder:
             state[0] if isinstance(state, tuple) and state else state.get("dtype") if isinstance(state, dict) else None
         )
         size, chunks = tuple_of_sizes(self.field(described, "size")), self.field(described, "chunks")
-        if not isinstance(dtype, torch.dtype) or not isinstance(chunks, list) or len(chunks) > limits.MAX_KEYS:
+        if not isinstance(dtype, torch.dtype) or not isinstance(chunks, list) or len(chunks) > self.most:
             raise self.damaged(f"{quoted(key)} has no size, dtype or chunks")
         self.claims.add(extent(size) * dtype.itemsize)
         self.pieces += len(chunks)
-        if self.pieces > limits.MAX_KEYS:
-            raise self.damaged(f"it claims more than {limits.MAX_KEYS:,} pieces")
-        pieces = []
-        for chunk in chunks:
-            corner, shape = (tuple_of_sizes(self.field(chunk, name)) for name in ("offsets", "sizes"))
-            pieces.append(Piece(corner, shape, places.get(repr(corner))))
-        if not covers_once(size, pieces):
+        if self.pieces > self.most:
+            raise self.damaged(f"it claims more than {self.most:,} pieces")
+        boxes = [
+            (tuple_of_sizes(self.field(chunk, "offsets")), tuple_of_sizes(self.field(chunk, "sizes")))
+            for chunk in chunks
+        ]
+        if not covers_once(size, boxes):
             raise self.damaged(
                 f"the pieces of {quoted(key)} do not make up its size {list(size)}: they overlap, or leave a gap"
             )
+        pieces = [
+            Piece(corner, shape, *self.place(key, shape, dtype, places.get(repr(corner)))) for corner, shape in boxes
+        ]
         tensor = torch.Tensor._make_subclass(Unread, torch.empty(size, dtype=dtype, device="meta"))
         tensor.read = partial(self.read, key, size, dtype, pieces)
         return tensor
@@ -145,18 +166,17 @@ class _Folder:
         """A tensor, put together from its pieces."""
         with _consistent(self.path):
             if len(pieces) == 1:
-                return self.piece(key, pieces[0], dtype)
+                return self.read_piece(key, pieces[0], dtype)
             whole = torch.empty(size, dtype=dtype)
             for piece in pieces:
                 target = whole
                 for dim, (start, length) in enumerate(zip(piece.corner, piece.shape)):
                     target = target.narrow(dim, start, length)
-                target.copy_(self.piece(key, piece, dtype))
+                target.copy_(self.read_piece(key, piece, dtype))
             return whole
 
-    def piece(self, key: str, piece: Piece, dtype: torch.dtype) -> torch.Tensor:
-        """A part of a tensor, of the file that holds it."""
-        place = piece.place
+    def place(self, key: str, shape: tuple[int, ...], dtype: torch.dtype, place: Any) -> tuple[str, int, int]:
+        """Which file of the folder holds a piece, and where."""
         if place is None:
             raise self.damaged(f"nothing tells where {quoted(key)} lies")
         name, offset, length = (self.field(place, field) for field in ("relative_path", "offset", "length"))
@@ -166,50 +186,59 @@ class _Folder:
             raise CheckpointRefused(f"{self.path}: {quoted(key)} was transformed when saved, by {how}: {DCP}.")
         if not all(type(number) is int and number >= 0 for number in (offset, length)):
             raise self.damaged(f"{quoted(key)} lies at {quoted(offset)}, with {quoted(length)} bytes")
-        if not isinstance(name, str) or name != Path(name).name or name == ".." or "\0" in name:
+        if not isinstance(name, str) or name != Path(name).name or name in ("", "..") or "\0" in name:
             raise self.damaged(f"{quoted(key)} lies in {quoted(name)}, outside of the folder")
-        if length > extent(piece.shape) * dtype.itemsize + OVERHEAD:
-            raise self.damaged(f"{quoted(key)} lies in {length:,} bytes, too many for its shape {list(piece.shape)}")
-        tensor = read_archive(
-            str(self.path / name), self.bytes_of(key, name, offset, length), Claims(str(self.path / name), length)
-        )
-        if not torch.is_tensor(tensor) or tuple(tensor.shape) != piece.shape or tensor.dtype != dtype:
-            shown = f"{list(piece.shape)} of {dtype}"
-            raise self.damaged(f"{printable(name)} holds another tensor than the {shown} that {quoted(key)} claims")
-        return tensor
-
-    def bytes_of(self, key: str, name: str, offset: int, length: int) -> Content:
-        """A part of a file, read into memory: a folder may have more files than a process may keep open."""
-        file = self.path / name
-        if not file.is_file():
-            raise self.damaged(f"{printable(name)} is missing, in which {quoted(key)} lies")
-        size = file.stat().st_size
+        size = self.size_of(name)
+        if size is None:
+            raise self.damaged(f"{printable(shortened(name))} is missing, in which {quoted(key)} lies")
         if offset + length > size:
             raise self.damaged(
-                f"{printable(name)} has {size:,} bytes, {quoted(key)} lies at {offset:,} to {offset + length:,}"
+                f"{printable(name)} has {size:,} bytes, {quoted(key)} lies at {offset:,} to {quoted(offset + length)}"
             )
-        data = bytearray(length)
+        needed = extent(shape) * dtype.itemsize
+        if not needed <= length <= needed + OVERHEAD:
+            raise self.damaged(f"{quoted(key)} lies in {length:,} bytes, which is not the size of {list(shape)}")
+        return name, offset, length
+
+    def size_of(self, name: str) -> int | None:
+        """Bytes of a file of the folder; None where there is none."""
+        if name not in self.sizes:
+            try:
+                self.sizes[name] = (self.path / name).stat().st_size if (self.path / name).is_file() else -1
+            except OSError:  # no system has files of such a name
+                self.sizes[name] = -1
+        return self.sizes[name] if self.sizes[name] >= 0 else None
+
+    def read_piece(self, key: str, piece: Piece, dtype: torch.dtype) -> torch.Tensor:
+        """A part of a tensor, read into memory: a folder may have more files than a process may keep open."""
+        file = self.path / piece.name
+        data = bytearray(piece.length)
         with file.open("rb") as stream:
-            stream.seek(offset)
+            stream.seek(piece.offset)
             stream.readinto(data)
-        return Content(data)
+        tensor = read_archive(str(file), Content(data), Claims(str(file), piece.length))
+        if not torch.is_tensor(tensor) or tuple(tensor.shape) != piece.shape or tensor.dtype != dtype:
+            shown = f"{list(piece.shape)} of {dtype}"
+            raise self.damaged(
+                f"{printable(piece.name)} holds another tensor than the {shown} that {quoted(key)} claims"
+            )
+        return tensor
 
     def table(self, name: str) -> dict:
         """One of the dictionaries of the metadata."""
         table = self.metadata.state.get(name)
         if not isinstance(table, dict):
             raise self.damaged(f"its {METADATA} has no {name}")
-        if len(table) > limits.MAX_KEYS:
+        if len(table) > self.most:
             raise CheckpointRefused(
-                f"{self.path} holds {len(table):,} names, more than the {limits.MAX_KEYS:,} that are read. Where you "
-                f"trust the folder, {DCP}."
+                f"{self.path} holds {len(table):,} names, more than the {self.most:,} that are read. {TRUSTED}."
             )
         return table
 
     def field(self, record: Any, name: str) -> Any:
         """An attribute of an object of the metadata."""
         if not isinstance(record, StandIn) or not isinstance(record.state, dict) or name not in record.state:
-            raise self.damaged(f"its {METADATA} has a {type(record).__name__} without {name}")
+            raise self.damaged(f"its {METADATA} has a {kind_of(record)} without {name}")
         return record.state[name]
 
     def put(self, tree: dict, keys: Any, value: Any) -> None:
@@ -220,54 +249,59 @@ class _Folder:
             tree = tree.setdefault(key, {})
             if not isinstance(tree, dict):
                 raise self.damaged(f"its {METADATA} has a value at and below {quoted(key)}")
+        if keys[-1] in tree:
+            raise self.damaged(f"its {METADATA} has two values at {quoted(keys[-1])}")
         put(tree, keys[-1], value)
 
     def damaged(self, why: str) -> CheckpointRefused:
         return _damaged(self.path, why)
 
 
-def covers_once(size: Sequence[int], pieces: Sequence[Piece]) -> bool:
+def covers_once(size: Sequence[int], boxes: Sequence[Box]) -> bool:
     """
-    Whether pieces cover a tensor, each element exactly once.
+    Whether boxes cover a tensor, each element exactly once.
 
-    Boxes cover another one exactly once if and only if their indicator functions add up to its own, and functions on a
-    grid are equal if and only if their differences along all dimensions are. Those of a box are 1 or -1 at its corners
-    and 0 elsewhere, so that it is enough to count corners, in one pass over the pieces.
+    They do if and only if their indicator functions add up to that of the whole, and functions on a grid are equal if
+    and only if their differences along all dimensions are. Those of a box are 1 or -1 at its corners and 0 elsewhere:
+    it is enough to count corners, in one pass.
+
+    Args:
+        size: of the tensor.
+        boxes: where each begins, and its shape.
     """
-    if any(len(piece.corner) != len(size) or len(piece.shape) != len(size) for piece in pieces):
+    if any(len(corner) != len(size) or len(shape) != len(size) for corner, shape in boxes):
         return False
-    whole = Piece((0,) * len(size), tuple(size), None)
+    whole = (0,) * len(size), tuple(size)
     cut = [
-        dim
-        for dim in range(len(size))
-        if any((piece.corner[dim], piece.shape[dim]) != (0, size[dim]) for piece in pieces)
+        dim for dim in range(len(size)) if any((corner[dim], shape[dim]) != (0, size[dim]) for corner, shape in boxes)
     ]
-    if len(pieces) << len(cut) > 8 * limits.MAX_KEYS:
-        return False  # as many corners have no pieces of a network
+    if len(boxes) << len(cut) > MOST_CORNERS:
+        return False  # no network is cut along so many dimensions
     corners: Counter[tuple[int, ...]] = Counter()
-    for sign, piece in [(-1, whole), *((1, piece) for piece in pieces)]:
-        if 0 in piece.shape:
+    for sign, (corner, shape) in [(-1, whole), *((1, box) for box in boxes)]:
+        if 0 in shape:
             continue
         for ends in product((0, 1), repeat=len(cut)):
-            place = tuple(piece.corner[dim] + end * piece.shape[dim] for dim, end in zip(cut, ends))
+            place = tuple(corner[dim] + end * shape[dim] for dim, end in zip(cut, ends))
             corners[place] += sign * (-1) ** sum(ends)
     return not any(corners.values())
 
 
-def _metadata(path: Path) -> StandIn:
+def _on_disk(file: Path) -> int:
+    """Bytes of a file that are really there: some systems keep those that are zero out of it."""
+    status = file.stat()
+    return min(status.st_size, 512 * getattr(status, "st_blocks", status.st_size))
+
+
+def _metadata(path: Path, factor: int) -> StandIn:
     file = path / METADATA
     content = map_file(file)
-    if len(content) > limits.MAX_DESCRIPTION:
-        raise CheckpointRefused(
-            f"{file} has {len(content):,} bytes, more than the {limits.MAX_DESCRIPTION:,} that are read. Where you "
-            f"trust the folder, {DCP}."
-        )
     try:
-        metadata, _ = decode(str(file), content.view, cache(partial(_find, file)))
+        metadata, _ = decode(str(file), content.view, cache(partial(_find, file)), factor=factor, remedy=TRUSTED)
     except Damaged as error:
         raise _damaged(path, f"its {METADATA} cannot be read ({error.why})") from None
     if not isinstance(metadata, StandIn) or not isinstance(metadata.state, dict):
-        raise _damaged(path, f"its {METADATA} holds a {type(metadata).__name__}")
+        raise _damaged(path, f"its {METADATA} holds a {kind_of(metadata)}")
     return metadata
 
 
@@ -289,8 +323,7 @@ def _find(file: Path, name: str) -> Any:
         if harmless is not None:
             return harmless
     raise CheckpointRefused(
-        f"{file} names {quoted(name)}, which no such folder needs and which may run code: not loaded. Where you trust "
-        f"the folder, {DCP}."
+        f"{file} names {quoted(name)}, which no such folder needs and which may run code: not loaded. {TRUSTED}."
     )
 
 
@@ -299,7 +332,7 @@ def _consistent(path: Path) -> Iterator[None]:
     """Metadata that are not as torch writes them fail in any way."""
     try:
         yield
-    except CheckpointRefused:
+    except (CheckpointRefused, OSError):
         raise
     except Exception as error:
         why = f"{type(error).__name__}: {quoted(str(error))[1:-1]}"

@@ -22,8 +22,9 @@ import torch
 
 from .distributed import METADATA, fetched, read_folder
 from .pickles import RESAVE
+from .prefixes import with_versions
 from .refusal import CheckpointRefused
-from .safetensors import is_safetensors, read_safetensors
+from .safetensors import facts_in, is_safetensors, read_safetensors
 from .texts import listed, printable
 from .torch_files import LEGACY_MAGIC, ZIP_MAGIC, read_legacy, read_zip
 
@@ -85,7 +86,8 @@ def open_checkpoint(path: Path) -> Contents:
     with path.open("rb") as file:
         head = file.read(HEAD)
     if is_safetensors(head):  # first: the length that it begins with may look like anything below
-        return Contents("safetensors", *read_safetensors(path))
+        tensors, metadata = read_safetensors(path)
+        return Contents("safetensors", with_versions(tensors, facts_in(metadata)), metadata)
     if head.startswith(ZIP_MAGIC):
         return Contents("torch zip", read_zip(path))
     if LEGACY_MAGIC[2:] in head[: 2 * len(LEGACY_MAGIC)]:  # behind the number of a protocol

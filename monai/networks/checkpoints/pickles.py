@@ -28,7 +28,7 @@ from . import limits
 from .refusal import CheckpointRefused
 from .texts import quoted
 
-__all__ = ["RESAVE", "Damaged", "Known", "Record", "decode"]
+__all__ = ["RESAVE", "Damaged", "Known", "Record", "decode", "plain_facts", "put"]
 
 RESAVE = (
     "Where you trust the file, load it with the package that wrote it, and save the state dict alone: "
@@ -80,14 +80,23 @@ class Record(dict):
             put(self, key, value)
 
     def take_state(self, state: Any) -> None:
-        """Keep what torch writes beside the tensors of each module: its version, and plain facts."""
+        """Keep what torch writes beside the tensors of each module."""
         written = state.get("_metadata") if isinstance(state, dict) else None
         if isinstance(written, dict):
-            self._metadata = {
-                path: {name: fact for name, fact in facts.items() if isinstance(fact, (*PLAIN, int))}
-                for path, facts in written.items()
-                if isinstance(path, str) and isinstance(facts, dict)
-            }
+            self._metadata = plain_facts(written)
+
+
+def plain_facts(written: dict) -> dict[str, dict[str, Any]]:
+    """What a file tells of modules, by their paths: a version, which is a number, and facts that are plain values."""
+    return {
+        path: {
+            name: fact
+            for name, fact in facts.items()
+            if isinstance(name, str) and isinstance(fact, int if name == "version" else (*PLAIN, int))
+        }
+        for path, facts in written.items()
+        if isinstance(path, str) and isinstance(facts, dict)
+    }
 
 
 def put(table: dict, key: Any, value: Any) -> None:
@@ -115,6 +124,8 @@ def decode(
     find: Callable[[str], Any],
     load: Callable[[Any], Any] | None = None,
     start: int = 0,
+    factor: int = 1,
+    remedy: str = RESAVE,
 ) -> tuple[Any, int]:
     """
     Read a pickle of protocol 2 to 5.
@@ -126,6 +137,8 @@ def decode(
             a value.
         load: gives what stands for a persistent id.
         start: where the pickle begins.
+        factor: how many times larger than the limits it may be.
+        remedy: what to do about one that is larger.
 
     Returns:
         the object, and where the pickle ends.
@@ -134,7 +147,7 @@ def decode(
         Damaged: if it is damaged, or calls what is not known.
         CheckpointRefused: if it is larger than the limits.
     """
-    machine = _Machine(source, data, find, load, start)
+    machine = _Machine(source, data, find, load, start, factor, remedy)
     try:
         return machine.run(), machine.position
     except CheckpointRefused:
@@ -151,18 +164,29 @@ def decode(
 class _Machine:
     """The stack machine that a pickle is a program for; see :mod:`pickletools` for its operations."""
 
-    def __init__(self, source: str, data: memoryview, find: Callable, load: Callable | None, start: int) -> None:
-        self.source, self.find, self.load = source, find, load
-        self.data = data[: start + limits.MAX_DESCRIPTION]
+    def __init__(
+        self,
+        source: str,
+        data: memoryview,
+        find: Callable,
+        load: Callable | None,
+        start: int,
+        factor: int,
+        remedy: str,
+    ) -> None:
+        self.source, self.find, self.load, self.remedy = source, find, load, remedy
+        self.most_steps, self.most_calls = factor * limits.MAX_STEPS, factor * limits.MAX_CALLS
+        self.most_entries, self.most_bytes = factor * limits.MAX_KEYS, factor * limits.MAX_DESCRIPTION
+        self.data = data[: start + self.most_bytes]
         self.is_cut = len(self.data) < len(data)
         self.position = start
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
-        self.entries = self.copied = 0
+        self.entries = self.copied = self.calls = 0
 
     def run(self) -> Any:
         data, end = self.data, len(self.data)
-        for _ in range(limits.MAX_STEPS):
+        for _ in range(self.most_steps):
             place = self.position
             if place >= end:
                 raise self.ended()
@@ -171,10 +195,7 @@ class _Machine:
             if code == STOP:
                 return self.stack.pop()
             OPERATIONS[code](self)
-        raise CheckpointRefused(
-            f"{self.source} describes its tensors in more than {limits.MAX_STEPS:,} steps, which no network needs. "
-            f"{RESAVE}."
-        )
+        raise self.too_many(self.most_steps, "steps")
 
     def take(self, length: int) -> memoryview:
         piece = self.data[self.position : self.position + length]
@@ -200,9 +221,11 @@ class _Machine:
         return self.too_long() if self.is_cut else EOFError("it ends too early")
 
     def too_long(self) -> CheckpointRefused:
+        return self.too_many(self.most_bytes, "bytes")
+
+    def too_many(self, most: int, what: str) -> CheckpointRefused:
         return CheckpointRefused(
-            f"{self.source} describes its tensors in more than {limits.MAX_DESCRIPTION:,} bytes, which no network "
-            f"needs. {RESAVE}."
+            f"{self.source} describes its tensors in more than {most:,} {what}, which no network needs. {self.remedy}."
         )
 
     def since_mark(self) -> list[Any]:
@@ -218,9 +241,9 @@ class _Machine:
 
     def count_entries(self, number: int) -> None:
         self.entries += number
-        if self.entries > limits.MAX_KEYS:
+        if self.entries > self.most_entries:
             raise CheckpointRefused(
-                f"{self.source} holds more than {limits.MAX_KEYS:,} names, which no network has. {RESAVE}."
+                f"{self.source} holds more than {self.most_entries:,} names, which no network has. {self.remedy}."
             )
 
     def unknown(self) -> None:
@@ -288,7 +311,10 @@ class _Machine:
         self.stack.append(self.since_mark())
 
     def append(self) -> None:
-        self.extend([self.stack.pop()])
+        item = self.stack.pop()
+        if type(self.stack[-1]) is not list:
+            raise ValueError("an item is added to what is no list")
+        self.stack[-1].append(item)
 
     def extend(self, items: list[Any]) -> None:
         if type(self.stack[-1]) is not list:
@@ -317,13 +343,16 @@ class _Machine:
         known = self.stack.pop()
         if type(known) is not Known or type(arguments) is not tuple:
             raise ValueError(f"{quoted(known)} is called")
+        self.calls += 1
         for argument in arguments:  # a call may copy them, and a pickle may call often with the same large one
             if isinstance(argument, (list, dict)):
                 self.count_entries(len(argument))
             elif isinstance(argument, (str, bytes)):
                 self.copied += len(argument)
-        if self.copied > limits.MAX_DESCRIPTION:
+        if self.copied > self.most_bytes:
             raise self.too_long()
+        if self.calls > self.most_calls:
+            raise self.too_many(self.most_calls, "objects")
         self.stack.append(known.make(*arguments))
 
     def build(self) -> None:
@@ -337,10 +366,6 @@ class _Machine:
         if self.load is None:
             raise ValueError("it refers to another file")
         self.stack.append(self.load(self.stack.pop()))
-
-
-def _push(make: Callable[[], Any]) -> Callable[[_Machine], None]:
-    return lambda machine: machine.stack.append(make())
 
 
 STOP = ord(".")
@@ -358,9 +383,9 @@ CODES: dict[bytes, Callable[[_Machine], Any]] = {
     b"h": _Machine.recall,
     b"j": _Machine.recall_far,
     # numbers
-    b"N": _push(lambda: None),
-    b"\x88": _push(lambda: True),
-    b"\x89": _push(lambda: False),
+    b"N": lambda m: m.stack.append(None),
+    b"\x88": lambda m: m.stack.append(True),
+    b"\x89": lambda m: m.stack.append(False),
     b"K": _Machine.push_byte,
     b"M": lambda m: m.push_number(2, False),
     b"J": lambda m: m.push_number(4, True),
@@ -378,18 +403,18 @@ CODES: dict[bytes, Callable[[_Machine], Any]] = {
     b"\x8e": lambda m: m.push_bytes(m.number(8)),
     b"\x96": lambda m: m.push_bytes(m.number(8)),  # BYTEARRAY8
     # tuples, lists, sets (as lists, which need no hashes) and dictionaries
-    b")": _push(tuple),
+    b")": lambda m: m.stack.append(()),
     b"t": _Machine.push_tuple,
     b"\x85": lambda m: m.push_tuple_of(1),
     b"\x86": lambda m: m.push_tuple_of(2),
     b"\x87": lambda m: m.push_tuple_of(3),
-    b"]": _push(list),
+    b"]": lambda m: m.stack.append([]),
     b"a": _Machine.append,
     b"e": lambda m: m.extend(m.since_mark()),
-    b"\x8f": _push(list),  # EMPTY_SET
+    b"\x8f": lambda m: m.stack.append([]),  # EMPTY_SET
     b"\x90": lambda m: m.extend(m.since_mark()),  # ADDITEMS
     b"\x91": _Machine.push_list,  # FROZENSET
-    b"}": _push(dict),
+    b"}": lambda m: m.stack.append({}),
     b"s": _Machine.set_entry,
     b"u": lambda m: m.set_entries(m.since_mark()),
     # objects

@@ -25,6 +25,7 @@ from monai.networks.state_dict.layouts import Layout
 from .command_line import in_flags
 from .conversion import Conversion
 from .inspection import PROJECTION_STATES, AttentionReport, FileReport, NetworkReport
+from .texts import printable
 from .verification import Comparison, OutputReport, Verification
 
 __all__ = ["as_json", "as_text", "table"]
@@ -65,7 +66,7 @@ def table(rows: Sequence[Sequence[Any]], right: Iterable[int] = ()) -> list[str]
         rows: cells, the head first.
         right: columns whose cells end at the same place.
     """
-    texts = [[str(cell) for cell in row] for row in rows]
+    texts = [[printable(str(cell)) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*texts)]
     ends = set(right)
     lines = []
@@ -76,7 +77,7 @@ def table(rows: Sequence[Sequence[Any]], right: Iterable[int] = ()) -> list[str]
 
 
 def _line(label: str, text: str) -> str:
-    return f"  {label:{LABEL}}{text}"
+    return f"  {label:{LABEL}}{printable(text)}"
 
 
 def _size(size: int) -> str:
@@ -93,11 +94,11 @@ def _count(number: int, word: str) -> str:
 
 
 def _inspected(report: FileReport) -> str:
-    lines = [report.path, _line("file", f"{report.container}, {_size(report.size)}")]
+    lines = [printable(report.path), _line("file", f"{report.container}, {_size(report.size)}")]
     if len(report.names) > 1:
         lines.append(_line("networks", f"{len(report.names)}, choose with --name: {', '.join(report.names)}"))
     for network in report.networks:
-        lines += ["", f"network {network.name}", *_network(network)]
+        lines += ["", f"network {printable(network.name)}", *_network(network)]
     return "\n".join(lines)
 
 
@@ -161,7 +162,7 @@ def _source(layouts: list[Layout], wrappers: tuple[str, ...]) -> list[str]:
 def _converted(report: Conversion) -> str:
     keys = f"{_count(report.keys_written, 'key')} from {report.keys_read:,}"
     lines = [
-        report.target,
+        printable(report.target),
         _line("from", report.source),
         *_source(report.written_by, report.wrappers),
         _line("network", report.network),
@@ -180,7 +181,7 @@ def _converted(report: Conversion) -> str:
 
 def _verified(report: Verification) -> str:
     lines = [
-        report.path,
+        printable(report.path),
         *_source(report.written_by, report.wrappers),
         _line("network", f"{report.network}, {_count(report.parameters, 'parameter')}"),
         _line("seed", str(report.seed)),

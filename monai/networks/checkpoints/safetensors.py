@@ -32,10 +32,11 @@ import torch
 
 from . import limits
 from .mapping import Content, map_file
+from .pickles import plain_facts
 from .refusal import CheckpointRefused
 from .texts import listed, quoted
 
-__all__ = ["is_safetensors", "read_safetensors", "write_safetensors"]
+__all__ = ["FACTS", "facts_in", "is_safetensors", "read_safetensors", "write_safetensors"]
 
 # The names of the format; what torch is too old for is absent, as are types of less than a byte.
 DTYPES = {
@@ -66,6 +67,7 @@ DTYPES = {
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 LENGTH = struct.Struct("<Q")  # of the header, before it
 METADATA = "__metadata__"
+FACTS = "modules"  # name of the piece of metadata that holds what torch keeps beside the tensors of each module
 ALIGNMENT = 8  # bytes, of the first tensor in a written file
 CHUNK = 1 << 24  # bytes that are written at once
 PRINTED = 1 << 80  # larger sizes are not worth their digits
@@ -114,6 +116,16 @@ def read_safetensors(path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], 
     entries = [_entry(path, key, value, size) for key, value in header.items()]
     _check_places(path, entries, size)
     return {entry.key: _tensor(content, start, entry) for entry in entries}, metadata
+
+
+def facts_in(metadata: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """What a file written here tells of its modules, by their paths; empty where it is not as written here."""
+    text = metadata.get(FACTS, "{}")
+    try:
+        facts = {} if _has_too_many_values(text.encode(errors="replace")) else json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return plain_facts(facts) if isinstance(facts, dict) else {}
 
 
 def write_safetensors(
@@ -172,8 +184,7 @@ def _header(path: Path, content: Content) -> tuple[dict[str, Any], int]:
     text = bytes(content.view[LENGTH.size : LENGTH.size + length])
     if len(text) < length:
         raise _damaged(path, f"its header has {length:,} bytes, of which {len(text):,} are there")
-    values = sum(map(text.count, MARKS))  # before memory is spent on them
-    if values > MARKS_OF_A_TENSOR * limits.MAX_KEYS:
+    if _has_too_many_values(text):
         raise _too_large(path, f"describes more than the {limits.MAX_KEYS:,} tensors that are read")
     try:
         header = json.loads(text.decode(), object_pairs_hook=_unique)
@@ -184,6 +195,11 @@ def _header(path: Path, content: Content) -> tuple[dict[str, Any], int]:
     if len(header) > limits.MAX_KEYS:
         raise _too_large(path, f"holds {len(header):,} names, more than the {limits.MAX_KEYS:,} that are read")
     return header, LENGTH.size + length
+
+
+def _has_too_many_values(text: bytes) -> bool:
+    """Whether JSON describes more than the tensors that are read, told before memory is spent on it."""
+    return sum(map(text.count, MARKS)) > MARKS_OF_A_TENSOR * limits.MAX_KEYS
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

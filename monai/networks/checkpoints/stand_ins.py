@@ -20,7 +20,7 @@ import numpy as np
 
 from .pickles import Known, Record
 
-__all__ = ["StandIn", "known_stand_in", "named_stand_in"]
+__all__ = ["StandIn", "kind_of", "known_stand_in", "named_stand_in"]
 
 # Classes of harmless values that trainers save. None of them is imported: a stand-in takes its place.
 HARMLESS = re.compile(
@@ -40,6 +40,9 @@ class StandIn:
     Args:
         args: what it was made from.
     """
+
+    name = "object"
+    """Of the class."""
 
     def __init__(self, *args: Any) -> None:
         self.args = args
@@ -99,5 +102,16 @@ def known_stand_in(name: str) -> Known | None:
 
 
 def named_stand_in(name: str) -> Known:
-    """A new stand-in for the class ``name``; it is called like that class, for error messages."""
-    return Known(name, type(name.split(".")[-1], (StandIn,), {}))
+    """What takes the place of the class ``name``: it makes stand-ins that have its name, for error messages."""
+
+    def make(*args: Any) -> StandIn:
+        made = StandIn(*args)
+        made.name = name.rpartition(".")[2]
+        return made
+
+    return Known(name, make)
+
+
+def kind_of(value: Any) -> str:
+    """The name of a value's class, also where a stand-in took its place."""
+    return value.name if isinstance(value, StandIn) else type(value).__name__

@@ -302,9 +302,10 @@ def extent(shape: Sequence[int]) -> int:
     Raises:
         ValueError: if no tensor has so many, or a dimension of zero hides that none could.
     """
-    if math.prod(max(length, 1) for length in shape) >= LARGEST:  # of 64 dimensions at most
+    count = math.prod(shape)  # of 64 dimensions at most
+    if not 0 < count < LARGEST and math.prod(max(length, 1) for length in shape) >= LARGEST:
         raise ValueError(f"a tensor claims the shape {list(shape)[:8]}, which is more than any machine has")
-    return math.prod(shape)
+    return count
 
 
 def tuple_of_sizes(values: Any = ()) -> tuple[int, ...]:

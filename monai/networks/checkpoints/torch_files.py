@@ -39,6 +39,7 @@ PROTOCOL = 1001
 LOCAL_HEADER = struct.Struct("<4s22x2H")  # of a zip entry: its mark, the lengths of its name and of its extra field
 COUNT = struct.Struct("<q")  # of the values of a storage, before them
 TABLE_ENTRY = b"PK\x01\x02"
+LONGEST_ORDER = 10  # bytes
 ENCRYPTED = 1  # flag of a zip entry
 COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
@@ -67,7 +68,7 @@ def read_archive(source: str, content: Content, claims: Claims) -> Any:
         CheckpointRefused: as :func:`read_zip` does.
     """
     archive = _Archive(source, content)
-    swapped = _is_swapped(source, archive.read("byteorder") if "byteorder" in archive.entries else b"little")
+    swapped = "byteorder" in archive.entries and _is_swapped(source, bytes(archive.read("byteorder")[:LONGEST_ORDER]))
 
     def memory(key: str, dtype: torch.dtype, size: int) -> torch.UntypedStorage:
         found = archive.cut(f"data/{key}", dtype.itemsize)
@@ -78,7 +79,7 @@ def read_archive(source: str, content: Content, claims: Claims) -> Any:
         return own
 
     tensors = Tensors(source, claims, memory)
-    return decode(source, memoryview(archive.read("data.pkl")), tensors.find, tensors.load)[0]
+    return decode(source, archive.read("data.pkl"), tensors.find, tensors.load)[0]
 
 
 def read_legacy(path: Path) -> Any:
@@ -174,7 +175,7 @@ class _Archive:
             raise self.damaged("two of its entries have the same name")
         self._check_sizes(entries)
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str) -> memoryview:
         """The content of an entry."""
         entry = self._entry(name)
         if entry.file_size > limits.MAX_DESCRIPTION:
@@ -184,9 +185,9 @@ class _Archive:
             )
         if entry.compress_type == zipfile.ZIP_STORED:
             begin, end = self._place(entry)
-            return bytes(self.content.view[begin:end])
+            return self.content.view[begin:end]
         try:
-            return self.zip.read(entry)
+            return memoryview(self.zip.read(entry))
         except Exception as error:
             raise self.damaged(str(error)) from None
 

@@ -25,6 +25,7 @@ import torch.nn as nn
 from . import limits
 from .prefixes import State, Target, parts, peel, strip, under, with_versions
 from .refusal import CheckpointRefused, NetworkNotChosen
+from .stand_ins import kind_of
 from .tensors import Odd
 from .texts import listed, quoted
 
@@ -148,7 +149,7 @@ def describe(tree: Any) -> str:
 def _kind(value: Any) -> str:
     if isinstance(value, Odd):
         return value.kind
-    return "optimizer state" if _is_optimizer(value) else type(value).__name__
+    return "optimizer state" if _is_optimizer(value) else kind_of(value)
 
 
 def _state_dicts(tree: Any, around: State | None = None, seen: set[int] | None = None) -> Iterator[State]:
@@ -241,10 +242,13 @@ def _is_extra(key: str) -> bool:
 
 def _named(networks: list[Network], name: str, source: str, target: Target | None) -> Network:
     """The network called so, or the only submodule called so of any of them."""
+    path = name.strip("./").replace("/", ".")
     for network in networks:
         if network.name == name:
             return network
-    path = name.strip("./").replace("/", ".")
+    ending = [network for network in networks if f".{network.name}".replace("/", ".").endswith(f".{path}")]
+    if len(ending) == 1:
+        return ending[0]
     found = [(network, prefix) for network in networks for prefix in _prefixes(network, path)]
     whole = [(network, prefix) for network, prefix in found if prefix == f"{path}."]
     if len(whole) == 1 or len(found) == 1:
@@ -332,7 +336,7 @@ def _tensors_only(network: Network, source: str, fetch: Fetch | None) -> dict[st
         elif key.split(".")[-1] == "num_batches_tracked" and isinstance(value, int) and abs(value) < 1 << 63:
             kept[key] = torch.tensor(value)
         elif "." in key:
-            strays.append(f"{quoted(key)} ({type(value).__name__})")
+            strays.append(f"{quoted(key)} ({kind_of(value)})")
     if strays:
         raise CheckpointRefused(
             f"{source}: the state dict {quoted(network.name)} has values that are no tensors: {listed(strays)}. "
@@ -365,4 +369,6 @@ def as_number(value: Any, source: str) -> float | None:
     except (ValueError, RuntimeError, OverflowError):
         pass  # no number in the text, or several in the tensor
     what = describe(value) if torch.is_tensor(value) else quoted(value)
-    raise CheckpointRefused(f"{source}: scale_factor must be a number or a tensor with one element, got {what}.")
+    raise CheckpointRefused(
+        f"{source}: scale_factor must be a number or a tensor with one element, got {what}: save it so, or without it."
+    )

@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 from collections.abc import Callable, Iterator, Mapping
@@ -23,8 +24,9 @@ from typing import Any, BinaryIO
 
 import torch
 
+from .prefixes import with_versions
 from .progress import bar
-from .safetensors import write_safetensors
+from .safetensors import FACTS, write_safetensors
 
 __all__ = ["SUFFIXES", "check_target", "replacing", "standalone", "write_checkpoint"]
 
@@ -84,7 +86,7 @@ def write_checkpoint(
 
     Args:
         path: the file, see :func:`check_target`.
-        state_dict: tensors by key.
+        state_dict: tensors by key. What torch keeps beside them, as the versions of modules, is written, too.
         scale_factor: the latent scale factor that belongs to a diffusion network. A torch file then holds
             ``{name: ..., "scale_factor": ...}``, as MAISI writes it; a safetensors file has it in its metadata.
         name: of the state dict beside a scale factor.
@@ -96,15 +98,18 @@ def write_checkpoint(
         TypeError: if a value has no form in the format.
     """
     check_target(path, overwrite)
+    facts = dict(getattr(state_dict, "_metadata", {}))
     size = sum(value.numel() * value.element_size() for value in state_dict.values() if torch.is_tensor(value))
     with replacing(path, overwrite) as partial, bar(f"writing {path.name}", size, progress) as advance:
         if path.suffix.lower() == SAFETENSORS:
             metadata = {"format": "pt"}
             if scale_factor is not None:
                 metadata["scale_factor"] = repr(scale_factor)
+            if facts:
+                metadata[FACTS] = json.dumps(facts)
             write_safetensors(partial, state_dict, metadata, advance)
             return
-        content: dict[str, Any] = {key: standalone(value) for key, value in state_dict.items()}
+        content = with_versions({key: standalone(value) for key, value in state_dict.items()}, facts)
         if scale_factor is not None:
             content = {name: content, "scale_factor": torch.tensor(scale_factor)}
         _write_torch(partial, content, advance)

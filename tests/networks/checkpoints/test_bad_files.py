@@ -16,6 +16,7 @@ from __future__ import annotations
 import builtins
 import os
 import pickle
+import random
 import tarfile
 import unittest
 import warnings
@@ -27,8 +28,10 @@ import torch
 import torch.distributed.checkpoint as dcp
 import torch.nn as nn
 from parameterized import parameterized
+from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, MetadataIndex
 
 from monai.networks.checkpoints import limits, load_checkpoint, networks_in, read_checkpoint
+from monai.networks.checkpoints.distributed import covers_once
 from monai.networks.checkpoints.torch_files import LEGACY_MAGIC
 from tests.networks.checkpoints.file_case import FileCase
 
@@ -279,6 +282,72 @@ class TestDamaged(BadFileCase):
         with self.assertRaisesRegex(ValueError, f"{folder} is a damaged folder.*{pattern}"):
             read_checkpoint(folder)
 
+    @parameterized.expand(
+        [
+            ("overlap", (0, 0), (1, 0), False),  # as many elements as the whole has: the last row stays as memory was
+            ("same_place", (0, 0), (0, 0), False),
+            ("gap", (0, 0), (3, 0), False),
+            ("beyond", (0, 0), (4, 0), False),
+            ("one_after_the_other", (2, 0), (0, 0), True),
+        ]
+    )
+    def test_pieces(self, _, first, second, is_sound):
+        folder = self.save_folder({"a": torch.full((2, 3), 1.0), "b": torch.full((2, 3), 2.0)})
+        metadata = pickle.loads((folder / ".metadata").read_bytes())
+        places = {index.fqn: place for index, place in metadata.storage_data.items()}
+        described = metadata.state_dict_metadata.pop("a")
+        described.size = torch.Size([4, 3])
+        described.chunks = [ChunkStorageMetadata(torch.Size(at), torch.Size([2, 3])) for at in (first, second)]
+        metadata.state_dict_metadata = {"weight": described}
+        corners = {first: places["a"], second: places["b"]}
+        metadata.storage_data = {MetadataIndex("weight", torch.Size(at)): place for at, place in corners.items()}
+        metadata.planner_data = {"weight": ("weight",)}
+        (folder / ".metadata").write_bytes(pickle.dumps(metadata))
+        if is_sound:
+            weight = read_checkpoint(folder).state_dict["weight"]
+            self.assertEqual(weight[:, 0].tolist(), [2, 2, 1, 1])
+            return
+        with self.assertRaisesRegex(
+            ValueError, r"pieces of 'weight' do not make up its size \[4, 3\]: they overlap, or"
+        ):
+            read_checkpoint(folder)
+
+    def test_what_covers_once(self):
+        """Against counting, in up to three dimensions."""
+        draw = random.Random(0)
+        sound = 0
+        for _ in range(3000):
+            size = [draw.randrange(1, 4) for _ in range(draw.randrange(4))]
+            boxes = [((0,) * len(size), tuple(size))]
+            for _ in range(draw.randrange(5)):  # cut some of them in two
+                corner, shape = boxes.pop(draw.randrange(len(boxes)))
+                dim = draw.randrange(len(size)) if size else None
+                at = draw.randrange(shape[dim] + 1) if dim is not None else 0
+                if dim is None:
+                    boxes.append((corner, shape))
+                    continue
+                boxes.append((corner, (*shape[:dim], at, *shape[dim + 1 :])))
+                boxes.append(
+                    (
+                        (*corner[:dim], corner[dim] + at, *corner[dim + 1 :]),
+                        (*shape[:dim], shape[dim] - at, *shape[dim + 1 :]),
+                    )
+                )
+            for _ in range(draw.randrange(3)):  # and change what comes out
+                place = draw.randrange(len(boxes))
+                corner, shape = boxes[place]
+                moved = tuple(max(0, start + draw.choice([0, 0, 1, -1])) for start in corner)
+                boxes[place] = moved, tuple(max(0, length + draw.choice([0, 0, 1, -1])) for length in shape)
+            count = torch.zeros([length + 8 for length in size])
+            for corner, shape in boxes:
+                count[tuple(slice(start, start + length) for start, length in zip(corner, shape))] += 1
+            whole = torch.zeros_like(count)
+            whole[tuple(slice(length) for length in size)] = 1
+            expected = torch.equal(count, whole)
+            self.assertEqual(covers_once(size, boxes), expected, (size, boxes))
+            sound += expected
+        self.assertTrue(500 < sound < 2500, sound)
+
     def test_another_tensor_than_the_metadata_claims(self):
         folder = self.save_folder()
         metadata = pickle.loads((folder / ".metadata").read_bytes())
@@ -345,7 +414,7 @@ class TestAbsurdSizes(BadFileCase):
         folder = self.save_folder()
         with mock.patch.object(limits, "MAX_KEYS", 1), self.assertRaisesRegex(ValueError, "more than 1 names"):
             read_checkpoint(folder)
-        with mock.patch.object(limits, "MAX_DESCRIPTION", 10), self.assertRaisesRegex(ValueError, "more than the 10"):
+        with mock.patch.object(limits, "MAX_DESCRIPTION", 10), self.assertRaisesRegex(ValueError, "more than 10 bytes"):
             read_checkpoint(folder)
 
     def test_a_number_repeated_beyond_all_memory(self):

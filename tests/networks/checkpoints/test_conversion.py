@@ -15,6 +15,7 @@ from __future__ import annotations
 import importlib
 import tempfile
 import unittest
+import warnings
 from pathlib import Path
 from unittest import mock
 
@@ -24,7 +25,7 @@ from parameterized import parameterized
 
 from monai.apps.generation.maisi.networks.autoencoderkl_maisi import AutoencoderKlMaisi
 from monai.networks.blocks import SABlock, TransformerBlock
-from monai.networks.checkpoints import CheckpointFacts, read_checkpoint
+from monai.networks.checkpoints import CheckpointFacts, load_checkpoint, read_checkpoint
 from monai.networks.checkpoints.conversion import convert_checkpoint
 from monai.networks.checkpoints.network_config import NetworkConfig
 from monai.networks.checkpoints.reference_worker import flat
@@ -231,6 +232,27 @@ class TestConversion(FolderCase):
             convert_checkpoint(self.source, self.folder / "new.pt", without)
         report = convert_checkpoint(self.source, self.folder / "new.pt", without, facts=unused)
         self.assertEqual(report.keys_read - report.keys_written, 8)
+
+    @parameterized.expand([("new.pt",), ("new.safetensors",)])
+    def test_what_was_told_need_not_be_told_again(self, name):
+        """The target says what the keys of the source did not, as a state dict of the network's own does."""
+        net = DiffusionModelUNet(**UNET)
+        with torch.no_grad():
+            for key, value in net.named_parameters():
+                if "out_proj" not in key:
+                    value.normal_()
+        torch.save(dict(net.state_dict()), self.source)  # as an older release writes it, without versions of modules
+        with self.assertWarnsRegex(UserWarning, "never trained"):
+            load_checkpoint(DiffusionModelUNet(**UNET), self.source)
+        target = self.folder / name
+        convert_checkpoint(
+            self.source, target, config(DiffusionModelUNet, **UNET), facts=CheckpointFacts(projection_used=True)
+        )
+        found = read_checkpoint(target)
+        self.assertEqual(dict(found.state_dict._metadata), dict(net.state_dict()._metadata))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            load_checkpoint(DiffusionModelUNet(**UNET), target)
 
     def test_types_stay(self):
         torch.save(randomized(ViT(**VIT)).half().state_dict(), self.source)

@@ -94,8 +94,9 @@ class TestValues(unittest.TestCase):
         self.assertIsInstance(found, Record)
         data = pickle.dumps(collections.OrderedDict(a=1))
         record = Record()
-        record.take_state({"_metadata": {"": {"version": 2, "code": [1]}, 3: {}, "0": "x"}, "other": 1})
-        self.assertEqual(record._metadata, {"": {"version": 2}})
+        written = {"": {"version": 2, "code": [1], "used": True}, 3: {}, "0": "x", "1": {"version": "2"}}
+        record.take_state({"_metadata": written, "other": 1})
+        self.assertEqual(record._metadata, {"": {"version": 2, "used": True}, "1": {}})
         self.assertFalse(hasattr(decoded(data), "_metadata"))
 
 

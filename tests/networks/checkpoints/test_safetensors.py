@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import json
+import random
 import struct
 import unittest
 from unittest import mock
@@ -160,6 +161,63 @@ class TestAgainstThePackage(FileCase):
                 safetensors.torch.load_file(self.path)
             with self.assertRaises(ValueError):
                 read_safetensors(self.path)
+
+
+class TestFuzz(FileCase):
+    """What the package refuses we refuse; what we refuse beyond that is nothing that torch can take."""
+
+    ONLY_OURS = "has dtype|dimensions, more than|which torch does not take"
+
+    @parameterized.expand([(seed,) for seed in range(6)])
+    def test_mutations(self, seed):
+        draw = random.Random(seed)
+        outcomes = {"both read": 0, "both refuse": 0}
+        for number in range(500):
+            content = self.mutated(draw, by_bytes=seed % 2 == 0)
+            self.path.write_bytes(content)
+            try:
+                theirs = {key: bytes(value["data"]) for key, value in safetensors.deserialize(content)}
+            except (safetensors.SafetensorError, UnicodeDecodeError):
+                theirs = None
+            try:
+                ours, _ = read_safetensors(self.path)
+            except ValueError as error:
+                if theirs is not None:
+                    self.assertRegex(str(error), self.ONLY_OURS, content)
+                outcomes["both refuse"] += 1
+                continue
+            self.assertIsNotNone(theirs, f"mutation {number}: {content!r}")
+            self.assertEqual({key: raw_bytes(value) for key, value in ours.items()}, theirs)
+            outcomes["both read"] += 1
+        self.assertGreater(min(outcomes.values()), 10, outcomes)
+
+    def mutated(self, draw: random.Random, by_bytes: bool) -> bytes:
+        """A small file in which some bytes, or some values of the header, are others."""
+        header: dict = {
+            "__metadata__": {"a": "b"},
+            "x": entry(0, 8, [2, 1], "F32"),
+            "y": entry(8, 11),
+            "z": entry(11, 11),
+        }
+        data = bytes(range(11))
+        if by_bytes:
+            content = bytearray(file_bytes(header, data))
+            for _ in range(draw.randrange(1, 3)):
+                content[draw.randrange(len(content))] = draw.choice(b'0123456789,:[]{}" \\-.eEtrufalsn\0\xff')
+            return bytes(content)
+        values = [0, 1, 2, 3, 8, 11, 12, -1, 1.0, True, None, "1", [], {}, 1 << 31, 1 << 62, 1 << 63, 1 << 64]
+        for _ in range(draw.randrange(0, 3)):
+            fields = header[draw.choice("xyz")]
+            name = draw.choice(list(fields) or ["shape"])
+            if isinstance(fields.get(name), list) and fields[name] and draw.random() < 0.8:
+                fields[name][draw.randrange(len(fields[name]))] = draw.choice(values)
+            elif draw.random() < 0.5:
+                fields[name] = draw.choice([*values, "F64", "U8", "I16", "BOOL", "F4"])
+            else:
+                fields.pop(name, None)
+        if draw.random() < 0.2:
+            header["z"] = draw.choice([None, 3, [], {}, entry(0, 0, [0, 1 << 40])])
+        return file_bytes(header, data + b"x" * draw.choice([0, 0, 0, 1]))
 
 
 class TestReading(FileCase):

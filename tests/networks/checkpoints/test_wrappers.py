@@ -23,6 +23,7 @@ from ignite.handlers import Checkpoint as IgniteCheckpoint
 from parameterized import parameterized
 
 from monai.networks.checkpoints import load_checkpoint, networks_in, read_checkpoint, read_networks
+from monai.networks.checkpoints.refusal import NetworkNotChosen
 from monai.networks.nets import AutoencoderKL, ControlNet, DiffusionModelUNet, UNet
 from tests.networks.checkpoints.file_case import FileCase
 
@@ -300,6 +301,113 @@ class TestSeveralNetworks(SavedCase):
     def test_a_list(self):
         path = self.save([Small().state_dict(), nn.Linear(2, 2).state_dict()])
         self.assertEqual(networks_in(path), ["0", "1"])
+
+
+class Averaging(nn.Module):
+    """What ema_pytorch's EMA saves: the network, its moving average and two counters."""
+
+    def __init__(self, net: nn.Module, average: nn.Module) -> None:
+        super().__init__()
+        self.online_model, self.ema_model = net, average
+        self.register_buffer("initted", torch.tensor(True))
+        self.register_buffer("step", torch.tensor(100))
+
+
+class TestAverages(SavedCase):
+    """Moving averages of weights, as trainers keep them: told by their names, and read by any name that tells them."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.net, self.average = Small(), Small()
+
+    def assert_chooses(self, content: dict, names: dict[str, nn.Module], average: str) -> None:
+        """A load without a name says which one is the average; each of the names reads its network."""
+        path = self.save(content)
+        for net in (None, Small()):
+            with self.assertRaisesRegex(
+                NetworkNotChosen, rf"choose with name=.*By name '{average}' is a moving average \(EMA\).*last step"
+            ):
+                read_checkpoint(path, net=net)
+            for name, expected in names.items():
+                self.assert_same(read_checkpoint(path, net=net, name=name).state_dict, expected.state_dict())
+        other = Small()
+        load_checkpoint(other, path, name=average)
+        self.assert_same(other.state_dict(), self.average.state_dict())
+
+    def test_beside_the_network(self):
+        content = {"model_state_dict": self.net.state_dict(), "ema_state_dict": self.average.state_dict()}
+        names = {"model_state_dict": self.net, "ema_state_dict": self.average}
+        self.assert_chooses(content, names, "ema_state_dict")
+
+    def test_of_ema_pytorch(self):
+        content = Averaging(self.net, self.average).state_dict()
+        self.assert_chooses(content, {"online_model": self.net, "ema_model": self.average}, "ema_model")
+
+    def test_of_a_trainer(self):
+        """As denoising-diffusion-pytorch saves it."""
+        content = {"step": 1, "model": self.net.state_dict(), "ema": Averaging(self.net, self.average).state_dict()}
+        names = {"model": self.net, "ema/ema_model": self.average, "ema.ema_model": self.average}
+        names |= {"ema_model": self.average, "ema/online_model": self.net}
+        with self.assertRaisesRegex(NetworkNotChosen, "'ema/ema_model'"):
+            read_checkpoint(self.save(content))
+        for name, expected in names.items():
+            self.assert_same(read_checkpoint(self.path, name=name).state_dict, expected.state_dict())
+
+    def test_of_lightning(self):
+        module = Named(net=self.net, ema=Averaging(self.net, self.average))
+        path = self.save(lightning(module))
+        self.assertEqual(networks_in(path), ["net", "ema/online_model", "ema/ema_model"])
+        for name in ("ema/ema_model", "ema.ema_model", "ema_model"):
+            net = nn.DataParallel(Small())
+            load_checkpoint(net, path, name=name)
+            self.assert_same(net.module.state_dict(), self.average.state_dict())
+
+    def test_of_lightnings_callback(self):
+        """WeightAveraging saves the average as the network, and the network beside it."""
+        content = lightning(Named(net=self.average))
+        content |= {"current_model_state": {f"net.{key}": value for key, value in self.net.state_dict().items()}}
+        content |= {"averaging_state": {"n_averaged": torch.tensor(3)}}
+        with self.assertRaisesRegex(NetworkNotChosen, "By name 'state_dict' is a moving average"):
+            read_checkpoint(self.save(content), net=Small())
+        net = Small()
+        load_checkpoint(net, self.path, name="current_model_state")
+        self.assert_same(net.state_dict(), self.net.state_dict())
+
+    @parameterized.expand([("bare", lambda state: state), ("named", lambda state: {"swa": state, "epoch": 3})])
+    def test_averaged_model_of_torch(self, _, wrap):
+        """Its counter lies beside the network, and is none of it."""
+        averaged = torch.optim.swa_utils.AveragedModel(self.net)
+        path = self.save(wrap(averaged.state_dict()))
+        for net in (None, Small()):
+            self.assert_same(read_checkpoint(path, net=net).state_dict, self.net.state_dict())
+        self.assertEqual(read_checkpoint(path, net=averaged).state_dict["n_averaged"], 0)
+
+    def test_nested_anywhere(self):
+        """The remedy of the error helps, at any depth, and through wrappers inside."""
+        content = Named(trainer=Named(ema_model=nn.DataParallel(self.average), loss=nn.Linear(1, 1))).state_dict()
+        with self.assertRaisesRegex(NetworkNotChosen, r"choose it with name='(trainer\.ema_model\.module)'") as caught:
+            load_checkpoint(Small(), self.save(content))
+        for name in (caught.exception.args[0].split("name='")[1].split("'")[0], "ema_model", "trainer.ema_model"):
+            net = Small()
+            load_checkpoint(net, self.path, name=name)
+            self.assert_same(net.state_dict(), self.average.state_dict())
+
+    def test_several_of_a_name(self):
+        content = Named(a=Named(ema_model=self.net, x=Small()), b=Named(ema_model=self.average, x=Small())).state_dict()
+        with self.assertRaisesRegex(NetworkNotChosen, "several submodules called 'ema_model': .*'a.ema_model', 'b.ema"):
+            read_checkpoint(self.save(content), name="ema_model")
+        self.assert_same(read_checkpoint(self.path, name="b.ema_model").state_dict, self.average.state_dict())
+
+    def test_a_network_that_averages_is_loaded_whole(self):
+        content = Averaging(self.net, self.average)
+        other = Averaging(Small(), Small())
+        load_checkpoint(other, self.save(content.state_dict()))
+        self.assert_same(other.state_dict(), content.state_dict())
+        quantizer = {
+            "quantizer.quantizer.ema_cluster_size": torch.ones(3),
+            "quantizer.quantizer.ema_w": torch.ones(3, 2),
+        }
+        self.assertEqual(networks_in(self.save({**quantizer, "encoder.weight": torch.ones(2, 2)})), ["state_dict"])
 
 
 class TestWhatIsNoTensor(SavedCase):
