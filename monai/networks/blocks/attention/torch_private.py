@@ -10,7 +10,7 @@
 # limitations under the License.
 
 """
-Every private name of torch that attention reads, in one place. Checked with torch 2.8.0 and 2.13.0:
+Every private name of torch that attention reads, in one place. Checked with torch 2.8.0, 2.13.0 and 2.14.1:
 
 - ``Module._forward_hooks``, ``_forward_pre_hooks``, ``_backward_hooks``, ``_backward_pre_hooks``: a module's own hooks;
 - ``torch.autograd.forward_ad._current_level``: at least 0 inside of forward-mode differentiation;
