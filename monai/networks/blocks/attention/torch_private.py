@@ -13,6 +13,8 @@
 Every private name of torch that attention reads, in one place. Checked with torch 2.8.0, 2.13.0 and 2.14.1:
 
 - ``Module._forward_hooks``, ``_forward_pre_hooks``, ``_backward_hooks``, ``_backward_pre_hooks``: a module's own hooks;
+- ``Module._apply``, which moves a module's tensors, and ``_modules`` and ``_buffers``, which hold them: used where an
+  attention block is moved, unpickled and asked for its dropout;
 - ``torch.autograd.forward_ad._current_level``: at least 0 inside of forward-mode differentiation;
 - ``torch._C._functorch.maybe_current_level``: None outside of ``torch.func``'s transforms;
 - ``function._dynamo_marked_constant``: torch.compile calls the function and takes what it returns for a constant, as
