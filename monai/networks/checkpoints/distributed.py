@@ -14,7 +14,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
 from itertools import product
@@ -31,8 +31,9 @@ from .stand_ins import StandIn, kind_of, known_stand_in, named_stand_in
 from .tensors import DTYPES, Claims, extent, tuple_of_sizes
 from .texts import listed, printable, quoted, shortened
 from .torch_files import read_archive
+from .unread import Unread, fetched, unread
 
-__all__ = ["METADATA", "Unread", "fetched", "read_folder"]
+__all__ = ["METADATA", "covers_once", "read_folder"]
 
 METADATA = ".metadata"
 DCP = "make it one file with torch.distributed.checkpoint.format_utils.dcp_to_torch_save, where it was written"
@@ -55,17 +56,6 @@ OVERHEAD = 1 << 20  # bytes of a piece beside its values
 
 
 Box = tuple[tuple[int, ...], tuple[int, ...]]  # where it begins, and its shape
-
-
-class Unread(torch.Tensor):
-    """A tensor that is still in a folder: its shape and type are known, its values are not."""
-
-    read: Callable[[], torch.Tensor]
-
-
-def fetched(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor with its values."""
-    return tensor.read() if isinstance(tensor, Unread) else tensor
 
 
 class Piece(NamedTuple):
@@ -158,9 +148,7 @@ class _Folder:
         pieces = [
             Piece(corner, shape, *self.place(key, shape, dtype, places.get(repr(corner)))) for corner, shape in boxes
         ]
-        tensor = torch.Tensor._make_subclass(Unread, torch.empty(size, dtype=dtype, device="meta"))
-        tensor.read = partial(self.read, key, size, dtype, pieces)
-        return tensor
+        return unread(size, dtype, partial(self.read, key, size, dtype, pieces))
 
     def read(self, key: str, size: tuple[int, ...], dtype: torch.dtype, pieces: list[Piece]) -> torch.Tensor:
         """A tensor, put together from its pieces."""
@@ -217,7 +205,8 @@ class _Folder:
             stream.seek(piece.offset)
             stream.readinto(data)
         tensor = read_archive(str(file), Content(data), Claims(str(file), piece.length))
-        if not torch.is_tensor(tensor) or tuple(tensor.shape) != piece.shape or tensor.dtype != dtype:
+        tensor = fetched(tensor) if torch.is_tensor(tensor) else None
+        if tensor is None or tuple(tensor.shape) != piece.shape or tensor.dtype != dtype:
             shown = f"{list(piece.shape)} of {dtype}"
             raise self.damaged(
                 f"{printable(piece.name)} holds another tensor than the {shown} that {quoted(key)} claims"

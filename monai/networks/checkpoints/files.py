@@ -20,13 +20,14 @@ from typing import Any
 
 import torch
 
-from .distributed import METADATA, fetched, read_folder
+from .distributed import METADATA, read_folder
 from .pickles import RESAVE
 from .prefixes import with_versions
 from .refusal import CheckpointRefused
 from .safetensors import facts_in, is_safetensors, read_safetensors
 from .texts import listed, printable
 from .torch_files import LEGACY_MAGIC, ZIP_MAGIC, read_legacy, read_zip
+from .unread import fetched
 
 __all__ = ["Contents", "open_checkpoint"]
 

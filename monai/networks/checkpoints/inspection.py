@@ -24,10 +24,10 @@ import torch
 from monai.networks.state_dict.layouts import Layout, recognize_layouts
 from monai.networks.state_dict.untrained import never_trained, only_one_untrained
 
-from .distributed import fetched
 from .progress import bar
 from .reading import Checkpoint, has_nan_or_inf, read_checkpoint, read_networks
 from .refusal import refusing
+from .unread import fetched
 
 __all__ = [
     "PROJECTION_STATES",
@@ -262,7 +262,7 @@ def _is_common(value: torch.Tensor) -> bool:
 
 
 def _attention(tensors: Mapping[str, torch.Tensor], path: str, linear: str, values: bool) -> AttentionReport:
-    weights = _inputs(tensors, path, linear)
+    weights = _inputs(tensors, path, linear, values)
     width, input_width, context_width = weights[0].shape[0], weights[0].shape[1], weights[1].shape[1]
     head = tensors.get(f"{path}{REL_POS}")
     is_cross = bool(CROSS.search(path)) or context_width != input_width
@@ -274,16 +274,17 @@ def _attention(tensors: Mapping[str, torch.Tensor], path: str, linear: str, valu
         context_width=context_width,
         heads=width // head.shape[-1] if head is not None and head.dim() and head.shape[-1] else None,
         linears="combined" if linear == COMBINED else "separate",
-        projection=_projection(tensors, path, linear, list(map(fetched, weights)) if values else []),
+        projection=_projection(tensors, path, linear, weights if values else []),
         stale=values and path.endswith("cross_attn.") and _is_stale(tensors, path, weights),
     )
 
 
-def _inputs(tensors: Mapping[str, torch.Tensor], path: str, linear: str) -> list[torch.Tensor]:
-    """Weights of q, k and v."""
-    if linear == COMBINED:
-        return list(fetched(tensors[f"{path}{COMBINED}.weight"]).chunk(3))
-    return [tensors[f"{path}{name}.weight"] for name in (linear, *SEPARATE[linear])]
+def _inputs(tensors: Mapping[str, torch.Tensor], path: str, linear: str, values: bool = True) -> list[torch.Tensor]:
+    """Weights of q, k and v, which have their values where these are to be read."""
+    found = [tensors[f"{path}{name}.weight"] for name in (linear, *SEPARATE.get(linear, ()))]
+    if values:
+        found = list(map(fetched, found))
+    return list(found[0].chunk(3)) if linear == COMBINED else found
 
 
 def _projection(tensors: Mapping[str, torch.Tensor], path: str, linear: str, inputs: list[torch.Tensor]) -> str:
@@ -309,6 +310,4 @@ def _projection(tensors: Mapping[str, torch.Tensor], path: str, linear: str, inp
 def _is_stale(tensors: Mapping[str, torch.Tensor], path: str, weights: list[torch.Tensor]) -> bool:
     beside = path.removesuffix("cross_attn.") + "attn."
     linear = next((name for name in (COMBINED, "to_q") if _is_block(tensors, beside, name)), None)
-    return linear is not None and only_one_untrained(
-        list(map(fetched, weights)), list(map(fetched, _inputs(tensors, beside, linear)))
-    )
+    return linear is not None and only_one_untrained(weights, _inputs(tensors, beside, linear))

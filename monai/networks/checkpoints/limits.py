@@ -39,7 +39,7 @@ MAX_HEADER = 16_000_000
 
 # Names, tensors, or pieces of tensors in a file. The largest networks have some ten thousand tensors, their optimizers
 # three times as many.
-MAX_KEYS = 100_000
+MAX_KEYS = 60_000
 
 # Characters of a tensor's name.
 MAX_NAME = 100_000

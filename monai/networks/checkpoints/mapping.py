@@ -48,16 +48,11 @@ class Content:
     def __len__(self) -> int:
         return len(self.view)
 
-    def cut(self, begin: int, end: int, itemsize: int = 1) -> torch.UntypedStorage:
-        """
-        The memory of some bytes, shared; copied only where values of ``itemsize`` bytes need another alignment.
-
-        The memory lasts as long as anything cut from it.
-        """
+    def cut(self, begin: int, end: int) -> torch.UntypedStorage:
+        """The memory of some bytes, shared; it lasts as long as anything cut from it."""
         if begin >= end or self._storage is None:
             return torch.UntypedStorage(0)
-        piece = self._storage[begin:end]
-        return piece.clone() if piece.data_ptr() % itemsize else piece
+        return self._storage[begin:end]
 
 
 def map_file(path: Path) -> Content:

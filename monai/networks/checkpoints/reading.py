@@ -137,8 +137,8 @@ def read_networks(path: str | os.PathLike, values: bool = True) -> dict[str, Che
 
     Args:
         path: the file or folder.
-        values: whether to read the values of a folder, too: the format does not allow to map them. Without, its tensors
-            are :class:`monai.networks.checkpoints.distributed.Unread`.
+        values: whether to read values that cannot be mapped, those of a folder. Without, such tensors are
+            :class:`monai.networks.checkpoints.unread.Unread`.
 
     Raises:
         FileNotFoundError, ValueError: as :func:`read_checkpoint` does; but several networks are no error, nor is none.

@@ -35,6 +35,7 @@ from .mapping import Content, map_file
 from .pickles import plain_facts
 from .refusal import CheckpointRefused
 from .texts import listed, quoted
+from .unread import unread
 
 __all__ = ["FACTS", "facts_in", "is_safetensors", "read_safetensors", "write_safetensors"]
 
@@ -98,8 +99,8 @@ def read_safetensors(path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], 
         path: the file.
 
     Returns:
-        the tensors by key, each a view on the memory-mapped file (a copy, where its type needs another alignment), and
-        the metadata. Writing to a tensor does not change the file.
+        the tensors by key, each a view on the memory-mapped file (or :class:`Unread`, where its type needs another
+        alignment), and the metadata. Writing to a tensor does not change the file.
 
     Raises:
         CheckpointRefused: if the file is not as the format demands, claims absurd sizes, or has a type that torch has
@@ -261,7 +262,13 @@ def _check_places(path: Path, entries: list[_Entry], size: int) -> None:
 def _tensor(content: Content, start: int, entry: _Entry) -> torch.Tensor:
     if entry.begin == entry.end:
         return torch.empty(entry.shape, dtype=entry.dtype)
-    memory = content.cut(start + entry.begin, start + entry.end, entry.dtype.itemsize)
+    memory = content.cut(start + entry.begin, start + entry.end)
+    if memory.data_ptr() % entry.dtype.itemsize:  # as files from before 2023 have it
+        return unread(entry.shape, entry.dtype, lambda: _view(memory.clone(), entry))
+    return _view(memory, entry)
+
+
+def _view(memory: torch.UntypedStorage, entry: _Entry) -> torch.Tensor:
     return torch.empty(0, dtype=entry.dtype).set_(memory).view(entry.shape)
 
 

@@ -15,7 +15,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from functools import cached_property
+from typing import Any
 
 import torch
 
@@ -24,6 +25,7 @@ from .pickles import RESAVE, Known
 from .refusal import CheckpointRefused
 from .stand_ins import StandIn, known_stand_in, named_stand_in
 from .texts import quoted
+from .unread import unread
 
 __all__ = ["Claims", "Odd", "Tensors", "extent", "parts_of_id", "tuple_of_sizes"]
 
@@ -122,11 +124,22 @@ class Claims:
             )
 
 
-class Stored(NamedTuple):
-    """The storage of a tensor."""
+class Stored:
+    """
+    The storage of a tensor.
 
-    memory: torch.UntypedStorage
-    dtype: torch.dtype
+    Args:
+        memory: its bytes.
+        dtype: of its values.
+    """
+
+    def __init__(self, memory: torch.UntypedStorage, dtype: torch.dtype) -> None:
+        self.memory, self.dtype = memory, dtype
+
+    @cached_property
+    def aligned(self) -> torch.UntypedStorage:
+        """A copy of its bytes, at a place that suits any type."""
+        return self.memory.clone()
 
 
 class Tensors:
@@ -143,7 +156,7 @@ class Tensors:
         self, source: str, claims: Claims, memory: Callable[[str, torch.dtype, int], torch.UntypedStorage]
     ) -> None:
         self.source, self.claims, self.memory = source, claims, memory
-        self.storages: dict[str, torch.UntypedStorage] = {}
+        self.storages: dict[tuple[str, torch.dtype, Any], Stored] = {}
         self.names: dict[str, Any] = {}
         self.trusted = _marked_safe()
         self.makers: dict[str, Callable[..., Any]] = {
@@ -197,15 +210,17 @@ class Tensors:
             ValueError: if it is no such id, or claims more than the file has.
         """
         key, dtype, size, view = parts_of_id(saved)
-        if key not in self.storages:
-            self.storages[key] = self.memory(key, dtype, size)
+        name = key, dtype, view
+        if name not in self.storages:
+            memory = self.memory(key, dtype, size)
             self.claims.present += size
-        memory = self.storages[key]
-        if memory.nbytes() < size:
-            raise ValueError(f"storage {quoted(key)} has {memory.nbytes():,} bytes, not {size:,}")
-        if view is not None:
-            memory = memory[view[0] * dtype.itemsize : (view[0] + view[1]) * dtype.itemsize]
-        return Stored(memory, dtype)
+            if view is not None:
+                memory = memory[view[0] * dtype.itemsize : (view[0] + view[1]) * dtype.itemsize]
+            self.storages[name] = Stored(memory, dtype)
+        stored = self.storages[name]
+        if view is None and stored.memory.nbytes() < size:
+            raise ValueError(f"storage {quoted(key)} has {stored.memory.nbytes():,} bytes, not {size:,}")
+        return stored
 
     def tensor(self, stored: Any, offset: Any, size: Any, stride: Any, *more: Any) -> Any:
         """``torch._utils._rebuild_tensor`` and ``_rebuild_tensor_v2``."""
@@ -236,7 +251,9 @@ class Tensors:
         if len(shape) != len(strides) or not _is_size(offset):
             raise ValueError(f"a tensor has shape {list(shape)[:8]} and strides {list(strides)[:8]}")
         count = extent(shape)
-        last = offset + sum((length - 1) * step for length, step in zip(shape, strides))
+        last = offset
+        for length, step in zip(shape, strides):
+            last += (length - 1) * step
         if count and (last + 1) * dtype.itemsize > stored.memory.nbytes():
             raise ValueError(
                 f"a tensor of shape {list(shape)[:8]} reaches to {(last + 1) * dtype.itemsize:,} of "
@@ -245,6 +262,10 @@ class Tensors:
         self.claims.add(count * dtype.itemsize)
         if not count:
             return torch.empty_strided(shape, strides, dtype=dtype)
+        if stored.memory.data_ptr() % dtype.itemsize:
+            return unread(
+                shape, dtype, lambda: torch.empty(0, dtype=dtype).set_(stored.aligned, offset, shape, strides)
+            )
         return torch.empty(0, dtype=dtype).set_(stored.memory, offset, shape, strides)
 
     def tensor_of_class(self, function: Any, kind: Any, arguments: Any, state: Any = None) -> Any:

@@ -71,7 +71,7 @@ def read_archive(source: str, content: Content, claims: Claims) -> Any:
     swapped = "byteorder" in archive.entries and _is_swapped(source, bytes(archive.read("byteorder")[:LONGEST_ORDER]))
 
     def memory(key: str, dtype: torch.dtype, size: int) -> torch.UntypedStorage:
-        found = archive.cut(f"data/{key}", dtype.itemsize)
+        found = archive.cut(f"data/{key}")
         if not swapped:
             return found[:size] if found.nbytes() > size else found
         own = found.clone()
@@ -107,7 +107,7 @@ def read_legacy(path: Path) -> Any:
     places = dict(_places(source, content, keys, sketch.sizes, end))
 
     def memory(key: str, dtype: torch.dtype, size: int) -> torch.UntypedStorage:
-        return content.cut(*places[key], dtype.itemsize)
+        return content.cut(*places[key])
 
     tensors = Tensors(source, claims, memory)
     return decode(source, content.view, tensors.find, tensors.load, starts[3])[0]
@@ -191,11 +191,11 @@ class _Archive:
         except Exception as error:
             raise self.damaged(str(error)) from None
 
-    def cut(self, name: str, itemsize: int) -> torch.UntypedStorage:
+    def cut(self, name: str) -> torch.UntypedStorage:
         """The memory of an entry: mapped, or unpacked."""
         entry = self._entry(name)
         if entry.compress_type == zipfile.ZIP_STORED:
-            return self.content.cut(*self._place(entry), itemsize)
+            return self.content.cut(*self._place(entry))
         try:
             unpacked = self.zip.read(entry)
         except Exception as error:

@@ -332,7 +332,7 @@ def _tensors_only(network: Network, source: str, fetch: Fetch | None) -> dict[st
                 f"{source}: {quoted(key)} {value.trouble}: where you trust the file, {value.remedy}."
             )
         elif _is_extra(key):
-            kept[key] = value
+            kept[key] = _with_values(value, fetch) if fetch else value
         elif key.split(".")[-1] == "num_batches_tracked" and isinstance(value, int) and abs(value) < 1 << 63:
             kept[key] = torch.tensor(value)
         elif "." in key:
@@ -343,6 +343,17 @@ def _tensors_only(network: Network, source: str, fetch: Fetch | None) -> dict[st
             "Save the network's state_dict() alone."
         )
     return with_versions(kept, getattr(network.state_dict, "_metadata", {}))
+
+
+def _with_values(value: Any, fetch: Fetch, depth: int = 0) -> Any:
+    """Anything, in which tensors have their values."""
+    if torch.is_tensor(value):
+        return fetch(value)
+    if depth < MAX_DEPTH and isinstance(value, Mapping):
+        return {key: _with_values(inner, fetch, depth + 1) for key, inner in value.items()}
+    if depth < MAX_DEPTH and type(value) in (list, tuple):
+        return type(value)(_with_values(inner, fetch, depth + 1) for inner in value)
+    return value
 
 
 def _check_key(key: str, source: str) -> None:

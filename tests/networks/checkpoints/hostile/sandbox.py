@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import select
@@ -60,6 +61,7 @@ def apart(function: Callable[[], Any], timeout: float = 60) -> Any:
     child = os.fork()
     if not child:
         os.close(reader)
+        gc.freeze()  # the collector need not look through all that the tests have imported
         code = 1
         try:
             with os.fdopen(writer, "wb") as stream:

@@ -255,11 +255,12 @@ def _bombs() -> Iterator[Case]:
     yield _zip_case("lists that double, as a number", factor, "scale_factor must be a number.*a list")
     yield _zip_case("lists that double, as a weight", state(**{"n.a": laughs}), r"no tensors: '(net\.)?n.a' .list")
     yield _zip_case("lists that double, as a network", dictionary({"a": laughs}), "holds no network")
-    yield _zip_case("deep lists", b"]" * 300_000 + b"a" * 299_999, "holds no network")
+    yield _zip_case("deep lists", b"]" * 200_000 + b"a" * 199_999, "holds no network", is_heavy=True)
     yield _zip_case(
         "deep dictionaries",
-        (b"}X\x01\0\0\0a" * 99_000) + b"N" + b"s" * 99_000,
+        (b"}X\x01\0\0\0a" * 59_000) + b"N" + b"s" * 59_000,
         "holds no network",
+        is_heavy=True,
     )
     nested = glob("torch.Tensor") + b"q\0" + glob("torch._tensor._rebuild_from_type_v2") + b"q\1)"
     nested += b"".join(b"q\2(h\1h\0h\2t" for _ in range(20_000))
@@ -267,7 +268,10 @@ def _bombs() -> Iterator[Case]:
     yield _zip_case("self", b"}q\0X\1\0\0\0ah\0s", "holds no network")
     yield _zip_case("many steps", b"N0" * 1_600_000 + b"N", "in more than 3,000,000 steps", is_heavy=True)
     yield _zip_case(
-        "many names", b"}(" + b"".join(text(f"k{i}") + b"N" for i in range(150_000)) + b"u", "100,000 names"
+        "many names",
+        b"}(" + b"".join(text(f"k{i}") + b"N" for i in range(70_000)) + b"u",
+        "60,000 names",
+        is_heavy=True,
     )
     yield Case(
         "long pickle",
@@ -284,7 +288,7 @@ def _bombs() -> Iterator[Case]:
     half = b"](" + b"N" * 60_000 + b"eq\0"
     for name in ("collections.OrderedDict", "collections.Counter", "builtins.set", "builtins.list"):
         copies = (glob(name) + b"(h\0tR0") * 50_000
-        yield _zip_case(f"copies by {name}", half + copies, "100,000 names|is damaged")
+        yield _zip_case(f"copies by {name}", half + copies, "60,000 names|is damaged")
     yield _zip_case(
         "copies of a text",
         text("a" * 1_000_000) + b"q\0" + (glob("_codecs.encode") + b"(h\0" + text("latin1") + b"tR0") * 200,
@@ -302,12 +306,13 @@ def _bombs() -> Iterator[Case]:
         + sizes((1,))
         + b"\x89}tq\2("
     )
-    yield _zip_case("many tensors", body + b"h\1h\2R" * 150_000 + b"t", "more than 100,000 tensors", is_heavy=True)
+    yield _zip_case("many tensors", body + b"h\1h\2R" * 70_000 + b"t", "more than 60,000 tensors", is_heavy=True)
     for name in ("Namespace", "dict"):
         yield _zip_case(
             f"many kinds of {name}",
             b"(" + b"".join(glob(f"omegaconf.a{i}.{name}") for i in range(20_000)) + b"t",
             "holds no network",
+            is_heavy=True,
         )
 
 
