@@ -307,7 +307,7 @@ class TestNetworks(CommandCase):
             2, "DiffusionModelUNet takes no word: its arguments are", *self.arguments(*options, output=other)
         )
         self.assert_fails(
-            2, "DiffusionModelUNet does not run on these inputs: x of", *self.arguments(*options[:2], output=other)
+            2, "context should be given.*with_conditioning=True", *self.arguments(*options[:2], output=other)
         )
 
     def test_autoencoder(self):
