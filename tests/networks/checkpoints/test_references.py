@@ -69,7 +69,8 @@ TEST_CASES_RULES = [
     ["monai==1.5.2, ControlNet, 2-D conditioned, include_fc=False", None, NO_FC, "refused"],
     ["monai==1.5.2, ControlNet, 2-D conditioned, include_fc=False", None, {"include_fc": False}, "exact"],
     ["monai==1.6.1, SPADEDiffusionModelUNet, 2-D, include_fc=False", None, FC, "exact"],
-    ["monai==1.6.1, SPADEDiffusionModelUNet, 2-D, include_fc=False", None, {"include_fc": False}, "refused"],
+    ["monai==1.6.1, SPADEDiffusionModelUNet, 2-D, include_fc=False", None, {"include_fc": False}, "exact"],
+    ["monai==1.6.1, SPADEDiffusionModelUNet, 2-D, include_fc=False", None, NO_FC, "refused"],
     ["monai==1.2.0, ViTAutoEnc, 2-D small patches", None, {}, "refused"],
     ["monai==1.6.1, AutoencoderKlMaisi, 3-D, include_fc=False", None, {"use_convtranspose": True}, "untold"],
 ]

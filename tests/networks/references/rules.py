@@ -89,7 +89,7 @@ def _projections(case: Case, target: Target, facts: CheckpointFacts | None, way:
     told = facts is not None and facts.projection_used is not None
     found = []
     for kind, status in _written(case).items():
-        projects = has if kind != "cross" else chosen is not False
+        projects = has if kind == "self" else chosen is not False
         if status == "used" and not projects:
             found.append(Expectation("refused", f"its {kind} attention used an output projection"))
         elif status == "absent" and projects and way == "nested":
