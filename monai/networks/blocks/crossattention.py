@@ -113,7 +113,8 @@ class CrossAttentionBlock(AttentionBlock):
             (B, Q, C)
 
         Raises:
-            ValueError: if the mask has another shape, or comes with causal attention.
+            ValueError: if the mask has another shape or floating values other than 0 and 1, or comes with causal
+                attention.
         """
         q, k, v = self.project(x, context)
         return self.attend(x, q, k, v, attn_mask)

@@ -127,7 +127,8 @@ class SABlock(AttentionBlock):
             (B, N, C)
 
         Raises:
-            ValueError: if the mask has another shape, or comes with causal attention.
+            ValueError: if the mask has another shape or floating values other than 0 and 1, or comes with causal
+                attention.
         """
         q, k, v = self.project(x)
         return self.attend(x, q, k, v, attn_mask)

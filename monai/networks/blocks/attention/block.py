@@ -194,13 +194,13 @@ class AttentionBlock(SafeLoading):
             q: queries, (B, heads, Q, D).
             k: keys, (B, heads, K, D).
             v: values, (B, heads, K, D).
-            attn_mask: see :func:`~monai.networks.blocks.attention.kernels.resolve_mask`.
+            attn_mask: see :func:`~monai.networks.blocks.attention.mask.resolve_mask`.
 
         Returns:
             (B, Q, C)
 
         Raises:
-            ValueError: if the mask has a shape that does not fit, or comes with causal attention.
+            ValueError: if the mask does not fit, in shape or values, or comes with causal attention.
         """
         mask = None if attn_mask is None else self._resolve(attn_mask, q, k)
         if self.attention_dtype is None:
@@ -293,13 +293,13 @@ class AttentionBlock(SafeLoading):
             q: queries, (B, heads, Q, D).
             k: keys, (B, heads, K, D).
             queries: numbers of the queries, (N,).
-            attn_mask: see :func:`~monai.networks.blocks.attention.kernels.resolve_mask`.
+            attn_mask: see :func:`~monai.networks.blocks.attention.mask.resolve_mask`.
 
         Returns:
             (B, heads, N, K). A position embedding of the user's own forms the whole matrix on the way.
 
         Raises:
-            ValueError: if the mask has a shape that does not fit, or comes with causal attention.
+            ValueError: if the mask does not fit, in shape or values, or comes with causal attention.
         """
         mask = None if attn_mask is None else self._resolve(attn_mask, q, k)
         if self.attention_dtype is None:
