@@ -26,7 +26,7 @@ __all__ = ["BenchmarkError", "Processes", "fork_folder"]
 
 WORKER = "benchmarks.worker:Worker"
 WHICH = ("fork", "release")
-ONLY_IN_THE_FORK = "networks/blocks/attention.py"
+ONLY_IN_THE_FORK = "networks/blocks/attention"
 
 
 class BenchmarkError(RuntimeError):
@@ -114,6 +114,6 @@ def fork_folder() -> Path:
     if found is None or found.origin is None:  # the repository's own monai/ is no package
         raise BenchmarkError(f"the fork is not installed, run: pip install -e {ROOT}")
     package = Path(found.origin).parent
-    if not (package / ONLY_IN_THE_FORK).is_file():
+    if not (package / ONLY_IN_THE_FORK).is_dir():
         raise BenchmarkError(f"{found.origin} is a release of MONAI, install the fork: pip install -e {ROOT}")
     return package.parent

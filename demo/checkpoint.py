@@ -59,7 +59,7 @@ class OldCheckpoint:
             net.load_state_dict(self.state_dict, strict=True)
         except RuntimeError as error:
             reason = " ".join(str(error).split())
-            raise DemoError(f"the checkpoint of {self.writer} does not load: {reason[:300]}") from error
+            raise DemoError(f"the checkpoint of {self.writer} does not load: {reason[:1000]}") from error
 
 
 @dataclass(frozen=True)

@@ -312,7 +312,8 @@ class TestAgainstOlderPackages(FolderCase):
     def test_monai_1_2(self):
         """Which calls proj_type pos_embed."""
         arguments = {**SEGMENTER, "proj_type": "perceptron"}
-        self.save(randomized(UNETR(**arguments)))
+        state = randomized(UNETR(**arguments)).state_dict()
+        torch.save({key: value for key, value in state.items() if "norm_cross_attn" not in key}, self.path)  # as of 1.2
         report = verify_checkpoint(self.path, config(UNETR, **arguments), against=str(unpacked("monai==1.2.0")))
         self.assertTrue(report.comparison.agrees)
 
