@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from monai.networks.state_dict.hooks import adapted_for_copying
+from monai.networks.state_dict.adapting import adapted_for_copying
 from monai.networks.utils import get_state_dict, logger
 
 

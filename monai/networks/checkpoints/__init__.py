@@ -14,7 +14,7 @@
 
 from __future__ import annotations
 
-from monai.networks.state_dict.rules import CheckpointFacts
+from monai.networks.state_dict.hooks import CheckpointFacts
 
 from .reading import Checkpoint, load_checkpoint, networks_in, read_checkpoint, read_networks
 

@@ -28,7 +28,7 @@ from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from typing import Any, NoReturn
 
-from monai.networks.state_dict.rules import CheckpointFacts
+from monai.networks.state_dict.hooks import CheckpointFacts
 
 from .command_line import UsageError, in_flags, make_parser
 from .conversion import convert_checkpoint

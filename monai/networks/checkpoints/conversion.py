@@ -21,9 +21,10 @@ from typing import Any
 import torch
 import torch.nn as nn
 
-from monai.networks.state_dict.hooks import adapted_state_dict
+from monai.networks.state_dict.adapting import adapted_state_dict
+from monai.networks.state_dict.hooks import CheckpointFacts
 from monai.networks.state_dict.layouts import Layout, recognize_layouts
-from monai.networks.state_dict.rules import CheckpointFacts
+from monai.networks.state_dict.torch_private import all_metadata
 
 from .network_config import NetworkConfig
 from .prefixes import with_versions
@@ -116,7 +117,7 @@ def convert_checkpoint(
     if layout == "monai-1.6":
         adapted, arguments = release_state_dict(net, adapted), release_arguments(net, arguments)
     else:  # what the network's own state dict tells beside its tensors, so that nothing has to be asked again
-        adapted = with_versions(adapted, getattr(net.state_dict(), "_metadata", {}))
+        adapted = with_versions(adapted, all_metadata(net.state_dict()))
     beside = next((part for part in reversed(checkpoint.wrappers) if part.endswith("state_dict")), "unet_state_dict")
     write_checkpoint(target, adapted, checkpoint.scale_factor, beside, overwrite, progress)
     return Conversion(

@@ -14,13 +14,14 @@
 from __future__ import annotations
 
 import re
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import torch.nn as nn
+
+from monai.networks.state_dict.torch_private import all_metadata, with_metadata
 
 __all__ = ["State", "Target", "modules", "parts", "peel", "strip", "under", "with_versions"]
 
@@ -148,11 +149,7 @@ def _without_compiled(state: State, target: Target | None) -> State:
 
 def with_versions(tensors: dict[str, Any], versions: Mapping[str, Any]) -> dict[str, Any]:
     """A state dict with the versions of its modules, where torch looks for them when it loads."""
-    if not versions:
-        return tensors
-    ordered = OrderedDict(tensors)
-    ordered._metadata = OrderedDict(versions)  # type: ignore[attr-defined]
-    return ordered
+    return with_metadata(tensors, versions) if versions else tensors
 
 
 def modules(keys: Iterable[str]) -> set[str]:
@@ -161,7 +158,7 @@ def modules(keys: Iterable[str]) -> set[str]:
 
 
 def _versions(tensors: Any) -> Mapping[str, Any]:
-    versions = getattr(tensors, "_metadata", None)
+    versions = all_metadata(tensors)
     return versions if isinstance(versions, Mapping) else {}
 
 

@@ -22,7 +22,9 @@ from pathlib import Path
 import torch
 import torch.nn as nn
 
-from monai.networks.state_dict.rules import CheckpointFacts
+from monai.networks.state_dict.adapting import adapted_state_dict
+from monai.networks.state_dict.hooks import CheckpointFacts, OldCheckpoints
+from monai.networks.state_dict.torch_private import inside_of_compiled
 
 from .files import Contents, open_checkpoint
 from .texts import listed
@@ -115,8 +117,6 @@ def load_checkpoint(
         net = DiffusionModelUNet(spatial_dims=2, in_channels=1, out_channels=1, ...)
         load_checkpoint(net, "generative_models_0.2.3.pt")
     """
-    from monai.networks.state_dict.hooks import OldCheckpoints, adapted_state_dict
-
     if facts is not None and not strict:
         raise ValueError(f"{facts} need strict=True: a partial load leaves out what they are about.")
     bare = _bare(net)
@@ -199,7 +199,8 @@ def _bare(net: nn.Module) -> nn.Module:
     while True:
         if isinstance(net, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
             net = net.module
-        elif "_orig_mod" in net._modules:
-            net = net._orig_mod  # type: ignore[assignment]
-        else:
+            continue
+        inside = inside_of_compiled(net)
+        if inside is None:
             return net
+        net = inside

@@ -25,8 +25,8 @@ from typing import Any
 import torch
 import torch.nn as nn
 
+from monai.networks.state_dict.hooks import CheckpointFacts
 from monai.networks.state_dict.layouts import Layout, recognize_layouts
-from monai.networks.state_dict.rules import CheckpointFacts
 
 from .network_config import NetworkConfig
 from .reading import load_checkpoint

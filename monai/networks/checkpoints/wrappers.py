@@ -22,6 +22,8 @@ from typing import Any
 import torch
 import torch.nn as nn
 
+from monai.networks.state_dict.torch_private import all_metadata
+
 from . import limits
 from .prefixes import State, Target, parts, peel, strip, under, with_versions
 from .refusal import CheckpointRefused, NetworkNotChosen
@@ -189,7 +191,7 @@ def _state_dicts(tree: Any, around: State | None = None, seen: set[int] | None =
     own = {key: value for key, value in tree.items() if isinstance(key, str)}
     arrays = [key for key, value in own.items() if _is_array(value)]
     if any("." in key for key in arrays) or (arrays and not inner):
-        yield replace(around, tensors=with_versions(own, getattr(tree, "_metadata", {})))
+        yield replace(around, tensors=with_versions(own, all_metadata(tree)))
 
 
 def _is_optimizer(value: Any) -> bool:
@@ -342,7 +344,7 @@ def _tensors_only(network: Network, source: str, fetch: Fetch | None) -> dict[st
             f"{source}: the state dict {quoted(network.name)} has values that are no tensors: {listed(strays)}. "
             "Save the network's state_dict() alone."
         )
-    return with_versions(kept, getattr(network.state_dict, "_metadata", {}))
+    return with_versions(kept, all_metadata(network.state_dict))
 
 
 def _with_values(value: Any, fetch: Fetch, depth: int = 0) -> Any:

@@ -24,6 +24,8 @@ from typing import Any, BinaryIO
 
 import torch
 
+from monai.networks.state_dict.torch_private import all_metadata
+
 from .prefixes import with_versions
 from .progress import bar
 from .safetensors import FACTS, write_safetensors
@@ -98,7 +100,7 @@ def write_checkpoint(
         TypeError: if a value has no form in the format.
     """
     check_target(path, overwrite)
-    facts = dict(getattr(state_dict, "_metadata", {}))
+    facts = dict(all_metadata(state_dict))
     size = sum(value.numel() * value.element_size() for value in state_dict.values() if torch.is_tensor(value))
     with replacing(path, overwrite) as partial, bar(f"writing {path.name}", size, progress) as advance:
         if path.suffix.lower() == SAFETENSORS:

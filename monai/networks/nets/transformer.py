@@ -21,9 +21,9 @@ import torch.nn.functional as F
 
 from monai.networks.blocks.attention.arguments import projection_argument
 from monai.networks.blocks.attention.cache import CachedTransformerBlock, why_not_cached
-from monai.networks.blocks.attention.torch_private import has_hooks
 from monai.networks.blocks.transformerblock import TransformerBlock
 from monai.networks.state_dict.hooks import OldCheckpoints
+from monai.networks.state_dict.torch_private import has_hooks
 
 __all__ = ["CachedDecoder", "DecoderOnlyTransformer"]
 

@@ -9,23 +9,93 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Modules that load checkpoints of any age, by hooks of torch: wherever they are nested, a plain load does it."""
+"""
+The load hook of modules, what its caller may ask for, and what the modules say of themselves.
+
+A module needs this file alone. What is done to a checkpoint, and what is known of older ones, is in the procedure that
+:mod:`monai.networks.state_dict` hands over when it is imported (:func:`adapt_loads_by`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn as nn
 
-from monai.networks.state_dict.layouts import recognize_layouts
-from monai.networks.state_dict.load import OWN_VERSION, Load, Request
-from monai.networks.state_dict.refusals import refuse
-from monai.networks.state_dict.rules import CheckpointFacts
-from monai.networks.state_dict.torch_private import metadata_of
+__all__ = [
+    "OWN_VERSION",
+    "CheckpointFacts",
+    "OldCheckpoints",
+    "Procedure",
+    "Request",
+    "SafeLoading",
+    "adapt_loads_by",
+    "before_load",
+]
 
-__all__ = ["OldCheckpoints", "SafeLoading", "adapted_for_copying", "adapted_state_dict"]
+OWN_VERSION = 2
+"""Of the state dicts of modules that say what they are: every output projection in them was used."""
+
+
+@dataclass(frozen=True)
+class CheckpointFacts:
+    """
+    What only the user can know about a checkpoint, because its keys are the same either way.
+
+    None leaves a question open: where the answer changes the outputs, the load is refused and names the question.
+
+    Args:
+        cross_attention_scaled: whether the transformers of a GenerativeModels 0.1 network (keys ``ff.net.*``) divided
+            their logits by sqrt(num_head_channels). Release 0.1.0 did not, the revisions after it did.
+        transposed_upsampling: whether the decoder of a GenerativeModels or MAISI autoencoder doubled the size by
+            transposed convolutions (``use_convtranspose=True``), or by a convolution of the enlarged image.
+        projection_used: whether a MONAI 1.4 network used the output projections that it saved; it saved them with
+            ``include_fc=False`` too.
+
+    Raises:
+        TypeError: if a value is neither a bool nor None.
+    """
+
+    cross_attention_scaled: bool | None = None
+    transposed_upsampling: bool | None = None
+    projection_used: bool | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value is not None and not isinstance(value, bool):
+                raise TypeError(f"{name} must be True, False or None (not known), got {value!r}.")
+
+
+@dataclass(frozen=True)
+class Request:
+    """
+    What the caller of a load says.
+
+    Args:
+        strict: whether every key has to fit; None where nobody says so, as inside of another module.
+        facts: what the user knows.
+        careful: whether weights may be looked at, to warn of what was never trained.
+    """
+
+    strict: bool | None = None
+    facts: CheckpointFacts = CheckpointFacts()
+    careful: bool = False
+
+
+Procedure = Callable[[nn.Module, MutableMapping[str, Any], str, Mapping[str, Any], Request], None]
+"""
+Adapts a module's part of a checkpoint in place, or raises a RuntimeError. It is given the module, the checkpoint, the
+prefix of the module's keys, what the module that wrote them said of itself, and what the caller of the load says.
+"""
+_procedures: list[Procedure] = []
+
+
+def adapt_loads_by(procedure: Procedure) -> None:
+    """Have every load of a :class:`SafeLoading` module go through ``procedure``, in place of an earlier one."""
+    _procedures[:] = [procedure]
 
 
 class SafeLoading(nn.Module):
@@ -44,7 +114,7 @@ class SafeLoading(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_load_state_dict_pre_hook(_before_load)
+        self.register_load_state_dict_pre_hook(before_load)
         self.register_state_dict_post_hook(_after_save)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False):
@@ -98,82 +168,6 @@ class OldCheckpoints(SafeLoading):
         self._load_as(request, old_state_dict, strict=True, assign=False)
 
 
-def adapted_state_dict(
-    net: nn.Module, state_dict: Mapping[str, Any], facts: CheckpointFacts | None = None
-) -> dict[str, Any]:
-    """
-    Bring a checkpoint of any age to the layout of a network, which is left as it is and may lie on the meta device, or
-    be sharded over several.
-
-    Args:
-        net: the network.
-        state_dict: the checkpoint, which is left as it is.
-        facts: what its keys cannot tell; None leaves everything open.
-
-    Returns:
-        what ``net.load_state_dict`` takes as it is, in the order of ``net.state_dict()``
-
-    Raises:
-        RuntimeError: if the checkpoint does not fit the network.
-    """
-    adapted = dict(state_dict)
-    request = Request(strict=True, facts=facts or CheckpointFacts(), careful=True)
-
-    def metadata(path: str) -> Mapping[str, Any]:
-        return metadata_of(state_dict, path)
-
-    loads = [Load(part, adapted, prefix, metadata, request, _before_load) for prefix, part in _outermost(net, "")]
-    for load in loads:
-        load.adapt()
-    whole = Load(net, adapted, "", metadata, request, _before_load)
-    whole.layouts = [layout for load in loads for layout in load.layouts]
-    problems = [*(line for load in loads for line in load.misfits()), *whole.misfits()]
-    problems += whole.missing_and_unexpected()
-    refuse(net, dict.fromkeys(problems), whole.layouts, whole.own, state_dict)
-    for load in loads:
-        load.warn()
-    own = [key for key in net.state_dict() if key in adapted]
-    return {key: adapted[key] for key in [*own, *(key for key in adapted if key not in set(own))]}
-
-
-def adapted_for_copying(
-    net: nn.Module | Mapping[str, Any], state_dict: Mapping[str, Any], prefix: str = ""
-) -> Mapping[str, Any]:
-    """
-    Bring a checkpoint that is to be copied into a network by names, maybe in part, to the names of that network.
-
-    Args:
-        net: the network, or its state dict; it is left as it is.
-        state_dict: the checkpoint, which is left as it is. Where no older layout is recognized, it comes back itself.
-        prefix: what its keys need before them to be the network's.
-
-    Returns:
-        the checkpoint with the network's names, as far as it has them; without ``prefix``
-
-    Raises:
-        RuntimeError: if the checkpoint is of an older layout and cannot be adapted, as where it says that an output
-            projection was never used, and only a part of it is there; or where only a state dict is given for the
-            network.
-    """
-    if not isinstance(net, nn.Module):
-        _refuse_without_network(net, {prefix + key for key in state_dict})
-        return state_dict
-    adapted: dict[str, Any] = {prefix + key: value for key, value in state_dict.items()}
-    changed = False
-    for path, part in _outermost(net, ""):
-
-        def metadata(name: str) -> Mapping[str, Any]:
-            return metadata_of(state_dict, name[len(prefix) :])
-
-        load = Load(part, adapted, path, metadata, Request(strict=True, careful=True), _before_load)
-        if load.is_of_an_older_layout():
-            changed = True
-            load.adapt()
-            refuse(part, load.left_unused(), load.layouts)
-            load.warn()
-    return {key[len(prefix) :]: value for key, value in adapted.items()} if changed else state_dict
-
-
 def _after_save(module: nn.Module, state_dict: Any, prefix: str, local_metadata: dict[str, Any]) -> None:
     """Write beside a module's tensors what they do not tell."""
     local_metadata.update(module.state_dict_facts())  # type: ignore[operator]
@@ -181,7 +175,7 @@ def _after_save(module: nn.Module, state_dict: Any, prefix: str, local_metadata:
         local_metadata["use_proj_attn"] = not isinstance(module.out_proj, nn.Identity)
 
 
-def _before_load(
+def before_load(
     module: nn.Module,
     state_dict: MutableMapping[str, Any],
     prefix: str,
@@ -192,29 +186,6 @@ def _before_load(
     error_msgs: list[str],
 ) -> None:
     """Adapt and judge a module's part of a checkpoint. Nested modules run it, too: what they find is their own then."""
-
-    def metadata(path: str) -> Mapping[str, Any]:
-        return local_metadata if path == prefix[:-1] else metadata_of(state_dict, path)
-
     request = module.__dict__.get("_load_request") or Request()
-    Load(module, state_dict, prefix, metadata, request, _before_load).run()
-
-
-def _refuse_without_network(own: Mapping[str, Any], keys: set[str]) -> None:
-    """Raise where the state dict of a network of this package is to take keys of an older layout."""
-    older = [layout for layout in recognize_layouts(keys - own.keys()) if layout.is_old and layout.rules]
-    if older and metadata_of(own, "").get("version", 1) >= OWN_VERSION:
-        raise RuntimeError(
-            f"The keys are those of {older[0].source} ({older[0].evidence}), which only the network itself can "
-            "translate: pass the network instead of its state dict, or adapt them first by "
-            "monai.networks.state_dict.hooks.adapted_state_dict(net, state_dict)."
-        )
-
-
-def _outermost(module: nn.Module, prefix: str) -> Iterator[tuple[str, SafeLoading]]:
-    """The modules that adapt a checkpoint, each with the prefix of its keys, without those inside of others."""
-    if isinstance(module, SafeLoading):
-        yield prefix, module
-        return
-    for name, child in module.named_children():
-        yield from _outermost(child, f"{prefix}{name}.")
+    for procedure in _procedures:
+        procedure(module, state_dict, prefix, local_metadata, request)

@@ -21,16 +21,15 @@ from typing import Any
 import torch
 import torch.nn as nn
 
+from monai.networks.state_dict.hooks import OWN_VERSION, CheckpointFacts, Request, before_load
 from monai.networks.state_dict.layouts import ALWAYS, LAYOUTS, Layout, recognize_layouts, rivals
 from monai.networks.state_dict.projections import Attention, attention_in, drop_unused, identity, notes_on_unused
 from monai.networks.state_dict.refusals import PLAIN, misfit, refuse, remedy_for_unexpected
-from monai.networks.state_dict.rules import MERGED, CheckpointFacts, Misfit, Part, Rule
-from monai.networks.state_dict.torch_private import loads_in_its_own_way, own_tensors
+from monai.networks.state_dict.rules import MERGED, Misfit, Part, Rule
+from monai.networks.state_dict.torch_private import loads_in_its_own_way, metadata_of, own_tensors
 
-__all__ = ["OWN_VERSION", "Load", "Request"]
+__all__ = ["Load", "adapt_load"]
 
-OWN_VERSION = 2
-"""Of the state dicts of modules that say what they are: every output projection in them was used."""
 NAMED_AT_MOST = 5
 NESTED_WITHOUT = (
     "the file has everything but output projections, as a network without them writes it. Inside another module they "
@@ -39,20 +38,31 @@ NESTED_WITHOUT = (
 )
 
 
-@dataclass(frozen=True)
-class Request:
+def adapt_load(
+    module: nn.Module,
+    state_dict: MutableMapping[str, Any],
+    prefix: str,
+    local_metadata: Mapping[str, Any],
+    request: Request,
+) -> None:
     """
-    What the caller of a load says.
+    Adapt what a module is about to load, or refuse it: what :mod:`monai.networks.state_dict.hooks` calls.
 
     Args:
-        strict: whether every key has to fit; None where nobody says so, as inside of another module.
-        facts: what the user knows.
-        careful: whether weights may be looked at, to warn of what was never trained.
+        module: the module.
+        state_dict: the checkpoint, which is adapted in place.
+        prefix: of the module's keys.
+        local_metadata: what the module that wrote these keys said of itself.
+        request: what the caller of the load says.
+
+    Raises:
+        RuntimeError: if the checkpoint does not fit; it is then as it was.
     """
 
-    strict: bool | None = None
-    facts: CheckpointFacts = CheckpointFacts()
-    careful: bool = False
+    def metadata(path: str) -> Mapping[str, Any]:
+        return local_metadata if path == prefix[:-1] else metadata_of(state_dict, path)
+
+    Load(module, state_dict, prefix, metadata, request).run()
 
 
 @dataclass
@@ -66,7 +76,6 @@ class Load:
         prefix: of the module's keys.
         metadata: what the module at a path wrote about itself, as far as it is known.
         request: what the caller says.
-        known_hook: the hook by which modules load in this way, and in no way of their own.
     """
 
     module: nn.Module
@@ -74,7 +83,6 @@ class Load:
     prefix: str
     metadata: Callable[[str], Mapping[str, Any]]
     request: Request
-    known_hook: Callable
     own: dict[str, Any] = field(default_factory=dict)
     opaque: list[str] = field(default_factory=list)
     layouts: list[Layout] = field(default_factory=list)
@@ -195,7 +203,7 @@ class Load:
         Collect the tensors of a module and its children, by key, and the prefixes of those that load in a way of their
         own, whose keys nobody else can judge.
         """
-        if loads_in_its_own_way(module, self.known_hook):
+        if loads_in_its_own_way(module, before_load):
             if any(True for _ in module.state_dict()):
                 self.opaque.append(prefix)
             return

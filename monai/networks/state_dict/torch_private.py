@@ -10,23 +10,75 @@
 # limitations under the License.
 
 """
-Every private name of torch that loading reads, in one place. Checked with torch 2.8.0, 2.13.0 and 2.14.1:
+Every private name of torch that this package uses, in one place: whatever else needs one calls a function of this
+module. All of them were checked with torch 2.8.0, 2.13.0 and 2.14.1 (``./runtests.sh --torch VERSION``).
+
+Of modules:
 
 - ``Module._load_state_dict_pre_hooks``, whose values are functions or hold one as ``hook``;
 - ``Module._load_from_state_dict``, which a layer overrides that loads in a way of its own;
 - ``Module._non_persistent_buffers_set``, the names of the buffers that no state dict holds;
+- ``Module._parameters``, ``_buffers``, ``_modules``: what a module holds itself, by name;
+- ``Module._forward_hooks``, ``_forward_pre_hooks``, ``_backward_hooks``, ``_backward_pre_hooks``: a module's own hooks;
+- ``Module._compiled_call_impl``: None unless ``module.compile()`` was called;
+- ``_orig_mod``, the module inside of the one that ``torch.compile(module)`` returns.
+
+A class cannot call these two through a function, it has to have them: ``Module._version``, which its state dict tells
+(:mod:`~monai.networks.state_dict.hooks`), and ``Module._apply``, which moves a module's tensors
+(:mod:`monai.networks.blocks.attention.block` and :mod:`~monai.networks.blocks.attention.cache`).
+
+Of state dicts:
+
 - ``state_dict._metadata``, what each module wrote about itself, by its path.
+
+Of derivatives:
+
+- ``torch.autograd.forward_ad._current_level``: at least 0 inside of forward-mode differentiation;
+- ``torch._C._functorch.maybe_current_level``: None outside of ``torch.func``'s transforms;
+- ``torch._C._current_autograd_node``: inside a hook of a node of the backward graph, that node;
+- ``torch._C._current_graph_task_id``: -1 unless a backward pass is running;
+- ``node._saved_query``, ``_saved_key``, ``_saved_value``: what the fused kernels keep for their gradient;
+- ``torch._C._autograd._top_saved_tensors_default_hooks``: None unless hooks keep what the backward pass needs, as
+  under activation checkpointing.
+
+Of the compiler and of dispatch modes:
+
+- ``function._dynamo_marked_constant``: torch.compile calls the function and takes what it returns for a constant, as
+  ``torch.compiler.assume_constant_result`` has it, which would import the compiler here;
+- ``torch.utils._python_dispatch._get_current_dispatch_mode_stack``: the dispatch modes that are on.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 import torch.nn as nn
+from torch._C._functorch import maybe_current_level
+from torch.autograd import forward_ad
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
-__all__ = ["loads_in_its_own_way", "metadata_of", "own_tensors"]
+__all__ = [
+    "all_metadata",
+    "dispatch_modes",
+    "has_hooks",
+    "has_pre_hooks",
+    "inputs_of_this_node",
+    "inside_of_compiled",
+    "is_compiled_in_place",
+    "is_plain",
+    "is_transformed",
+    "loads_in_its_own_way",
+    "metadata_of",
+    "own_module",
+    "own_tensors",
+    "remove_buffer",
+    "runs_backward",
+    "saves_through_hooks",
+    "with_metadata",
+]
 
 
 def loads_in_its_own_way(module: nn.Module, known_hook: Callable) -> bool:
@@ -56,6 +108,95 @@ def own_tensors(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
             yield name, buffer
 
 
+def own_module(module: nn.Module, name: str) -> nn.Module | None:
+    """A child of a module, past any attribute of the same name that a class or a user has put before it."""
+    return module._modules[name]
+
+
+def remove_buffer(module: nn.Module, name: str) -> None:
+    """Forget a buffer, where the module has one of that name."""
+    module._buffers.pop(name, None)
+
+
+def all_metadata(state_dict: Any) -> Any:
+    """What every module wrote about itself beside its tensors, by its path, unchecked; empty where nothing is there."""
+    return getattr(state_dict, "_metadata", {})
+
+
+def with_metadata(tensors: Mapping[str, Any], written: Mapping[str, Any]) -> OrderedDict[str, Any]:
+    """A copy of a state dict in which modules have written something about themselves, by their paths."""
+    copy = OrderedDict(tensors)
+    copy._metadata = OrderedDict(written)  # type: ignore[attr-defined]
+    return copy
+
+
 def metadata_of(state_dict: Mapping[str, Any], path: str) -> Mapping[str, Any]:
     """What the module at ``path`` wrote about itself beside its tensors; empty where nothing is there."""
-    return getattr(state_dict, "_metadata", {}).get(path, {})
+    found: Mapping[str, Any] = all_metadata(state_dict).get(path, {})
+    return found
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether a module has forward or backward hooks of its own, not counting those of all modules."""
+    return bool(
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    )
+
+
+def has_pre_hooks(module: nn.Module) -> bool:
+    """Whether a module has hooks of its own that run before its forward."""
+    return bool(module._forward_pre_hooks)
+
+
+def is_plain(module: nn.Module | None, kind: type[nn.Module]) -> bool:
+    """
+    Tell whether what a module computes may be computed without calling it: it is of that very class, and nobody has
+    hooks on it or has replaced its forward.
+    """
+    return (
+        type(module) is kind
+        and not module._forward_hooks
+        and not module._forward_pre_hooks
+        and not module._backward_hooks
+        and not module._backward_pre_hooks
+        and "forward" not in module.__dict__
+    )
+
+
+def inside_of_compiled(module: nn.Module) -> nn.Module | None:
+    """The module inside of the one that ``torch.compile(module)`` returns; None for any other module."""
+    return module._modules.get("_orig_mod")
+
+
+def is_compiled_in_place(module: nn.Module) -> bool:
+    """Whether ``module.compile()`` was called."""
+    return module._compiled_call_impl is not None
+
+
+def is_transformed() -> bool:
+    """Whether forward-mode differentiation is on, or a transform of ``torch.func``: ``grad``, ``jvp``, ``vmap``, ..."""
+    return maybe_current_level() is not None or forward_ad._current_level >= 0
+
+
+is_transformed._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def inputs_of_this_node() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Inside a hook of a fused kernel's node: its queries, keys and values, through which gradients flow."""
+    node: Any = torch._C._current_autograd_node()
+    return node._saved_query, node._saved_key, node._saved_value
+
+
+def runs_backward() -> bool:
+    """Whether a backward pass is running."""
+    return torch._C._current_graph_task_id() != -1
+
+
+def saves_through_hooks() -> bool:
+    """Whether hooks keep what the backward pass needs: some of them, such as checkpointing's, give it out once only."""
+    return torch._C._autograd._top_saved_tensors_default_hooks(False) is not None
+
+
+def dispatch_modes() -> list[Any]:
+    """The dispatch modes that see every operation now."""
+    return _get_current_dispatch_mode_stack()

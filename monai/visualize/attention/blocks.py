@@ -21,6 +21,7 @@ import torch.nn as nn
 
 from monai.networks.blocks.attention.block import AttentionBlock
 from monai.networks.nets.transformer import CachedDecoder
+from monai.networks.state_dict.torch_private import inside_of_compiled, is_compiled_in_place
 
 __all__ = ["attention_blocks", "choose_blocks", "unwrapped"]
 
@@ -58,13 +59,13 @@ def attention_blocks(net: nn.Module) -> dict[str, AttentionBlock]:
 def _refuse(name: str, module: nn.Module) -> None:
     """Refuse what runs without calling the attention blocks, or without their hooks."""
     part = f"{name!r} ({type(module).__name__})" if name else type(module).__name__
-    if "_orig_mod" in module._modules:
+    if inside_of_compiled(module) is not None:
         path = f"{name}._orig_mod" if name else "_orig_mod"
         raise RuntimeError(
             f"{part} is compiled, and compiled code runs without hooks: capture the original module, net.{path}, and "
             "call that one."
         )
-    if module._compiled_call_impl is not None:
+    if is_compiled_in_place(module):
         raise RuntimeError(
             f"{part} was compiled by its compile() method, and compiled code runs without hooks: capture "
             "copy.deepcopy(net), which is not compiled, and call that one."

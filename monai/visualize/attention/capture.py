@@ -23,6 +23,7 @@ import torch.nn as nn
 
 from monai.data.meta_tensor import MetaTensor
 from monai.networks.blocks.attention.block import AttentionBlock
+from monai.networks.state_dict.torch_private import runs_backward
 
 from .blocks import attention_blocks, choose_blocks, unwrapped
 from .grids import NO_GRID, call_arguments, image_size, token_layouts
@@ -84,7 +85,7 @@ def plain(value: Any) -> Any:
 
 def is_recomputed() -> bool:
     """Whether a backward pass is running: then activation checkpointing calls the modules a second time."""
-    return torch._C._current_graph_task_id() != -1
+    return runs_backward()
 
 
 def row_chunks(

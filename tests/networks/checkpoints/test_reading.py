@@ -42,7 +42,7 @@ from monai.networks import nets
 from monai.networks.checkpoints import CheckpointFacts, distributed, load_checkpoint, networks_in, read_checkpoint
 from monai.networks.checkpoints.safetensors import write_safetensors
 from monai.networks.nets import DiffusionModelUNet, ViT
-from monai.networks.state_dict.hooks import adapted_state_dict
+from monai.networks.state_dict.adapting import adapted_state_dict
 from monai.networks.utils import copy_model_state
 from monai.utils import TraceKeys
 from tests.networks.checkpoints import sharded

@@ -23,7 +23,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from monai.networks.state_dict.rules import CheckpointFacts
+from monai.networks.state_dict.hooks import CheckpointFacts
 from tests.networks.references.cases import MAISI, Case
 from tests.networks.references.targets import Target
 

@@ -26,7 +26,8 @@ from monai.apps.generation.maisi.networks.autoencoderkl_maisi import Autoencoder
 from monai.networks import CheckpointFacts
 from monai.networks.blocks import SABlock, SpatialAttentionBlock, TransformerBlock
 from monai.networks.nets import UNETR, ViT, ViTAutoEnc
-from monai.networks.state_dict.hooks import OldCheckpoints, adapted_state_dict
+from monai.networks.state_dict.adapting import adapted_state_dict
+from monai.networks.state_dict.hooks import OldCheckpoints
 from tests.release import max_difference, release_run
 
 torch.set_num_threads(1)

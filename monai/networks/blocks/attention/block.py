@@ -27,8 +27,8 @@ from monai.networks.blocks.attention.mask import attention_weights, causal_buffe
 from monai.networks.blocks.attention.options import check_sizes
 from monai.networks.blocks.attention.positions import DecomposedRelativePosEmbedding, sum_over_axes
 from monai.networks.blocks.attention.rearrange import JoinHeads, SplitHeads, SplitQueriesKeysValues
-from monai.networks.blocks.attention.torch_private import is_plain
 from monai.networks.state_dict.hooks import SafeLoading
+from monai.networks.state_dict.torch_private import is_plain, own_module, remove_buffer
 
 __all__ = ["AttentionBlock", "runs_own_forward"]
 
@@ -171,7 +171,7 @@ class AttentionBlock(SafeLoading):
         rel_pos = self.rel_positional_embedding
         if rel_pos is not None and not is_plain(rel_pos, DecomposedRelativePosEmbedding):
             return False
-        return self.use_flash_attention or is_plain(self._modules["drop_weights"], nn.Dropout)
+        return self.use_flash_attention or is_plain(own_module(self, "drop_weights"), nn.Dropout)
 
     @property
     def fused_rel_pos(self) -> bool:
@@ -356,7 +356,7 @@ class AttentionBlock(SafeLoading):
         self.out_rearrange = JoinHeads()
         self.register_load_state_dict_post_hook(_follow_weights)
         self.__dict__.pop("causal_mask", None)
-        self._buffers.pop("causal_mask", None)
+        remove_buffer(self, "causal_mask")
         self._register_mask()
 
 

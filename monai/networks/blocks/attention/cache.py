@@ -21,11 +21,11 @@ import torch.nn.functional as F
 
 from monai.networks.blocks.attention.block import runs_own_forward
 from monai.networks.blocks.attention.rearrange import JoinHeads, SplitHeads, SplitQueriesKeysValues
-from monai.networks.blocks.attention.torch_private import has_hooks
 from monai.networks.blocks.crossattention import CrossAttentionBlock
 from monai.networks.blocks.mlp import MLPBlock
 from monai.networks.blocks.selfattention import SABlock
 from monai.networks.blocks.transformerblock import TransformerBlock
+from monai.networks.state_dict.torch_private import has_hooks
 
 __all__ = ["CachedTransformerBlock", "KeyValueCache", "why_not_cached"]
 

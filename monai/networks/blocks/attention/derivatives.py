@@ -18,7 +18,7 @@ from typing import Any, Optional
 import torch
 
 from monai.networks.blocks.attention.mask import attention_weights, lower_triangle
-from monai.networks.blocks.attention.torch_private import inputs_of_this_node, is_transformed, saves_through_hooks
+from monai.networks.state_dict.torch_private import inputs_of_this_node, is_transformed, saves_through_hooks
 
 __all__ = ["attention_gradients", "differentiable_twice", "kernel_serves"]
 

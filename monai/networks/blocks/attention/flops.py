@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from monai.networks.blocks.attention.torch_private import dispatch_modes
+from monai.networks.state_dict.torch_private import dispatch_modes
 
 __all__ = ["count_attention"]
 

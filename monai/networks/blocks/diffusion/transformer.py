@@ -24,6 +24,7 @@ from monai.networks.blocks.diffusion.layers import convolution, zero_module
 from monai.networks.blocks.diffusion.names import UNET_NAMES, given
 from monai.networks.blocks.mlp import MLPBlock
 from monai.networks.blocks.selfattention import SABlock
+from monai.networks.state_dict.torch_private import has_pre_hooks
 
 __all__ = ["DiffusionUNetTransformerBlock", "SpatialTransformer"]
 
@@ -133,7 +134,7 @@ def _refuse_missing_context(attention: nn.Module, tokens: torch.Tensor) -> None:
     """Raise a ValueError where cross attention has no context and cannot attend to the tokens in its place."""
     # what a user has put in its place, or a hook that brings the context, knows what to do
     as_built = type(attention) is CrossAttentionBlock and "forward" not in vars(attention)
-    if not as_built or attention._forward_pre_hooks or attention.context_input_size == tokens.shape[-1]:
+    if not as_built or has_pre_hooks(attention) or attention.context_input_size == tokens.shape[-1]:
         return
     raise ValueError(
         f"context should be given, (B, K, {attention.context_input_size}): the network was built "

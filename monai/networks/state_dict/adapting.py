@@ -1,0 +1,123 @@
+# Copyright (c) MONAI Consortium
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""A checkpoint of any age as a network's own state dict, for those who load or copy it themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch.nn as nn
+
+from monai.networks.state_dict.hooks import OWN_VERSION, CheckpointFacts, Request, SafeLoading
+from monai.networks.state_dict.layouts import recognize_layouts
+from monai.networks.state_dict.load import Load
+from monai.networks.state_dict.refusals import refuse
+from monai.networks.state_dict.torch_private import metadata_of
+
+__all__ = ["adapted_for_copying", "adapted_state_dict"]
+
+
+def adapted_state_dict(
+    net: nn.Module, state_dict: Mapping[str, Any], facts: CheckpointFacts | None = None
+) -> dict[str, Any]:
+    """
+    Bring a checkpoint of any age to the layout of a network, which is left as it is and may lie on the meta device, or
+    be sharded over several.
+
+    Args:
+        net: the network.
+        state_dict: the checkpoint, which is left as it is.
+        facts: what its keys cannot tell; None leaves everything open.
+
+    Returns:
+        what ``net.load_state_dict`` takes as it is, in the order of ``net.state_dict()``
+
+    Raises:
+        RuntimeError: if the checkpoint does not fit the network.
+    """
+    adapted = dict(state_dict)
+    request = Request(strict=True, facts=facts or CheckpointFacts(), careful=True)
+
+    def metadata(path: str) -> Mapping[str, Any]:
+        return metadata_of(state_dict, path)
+
+    loads = [Load(part, adapted, prefix, metadata, request) for prefix, part in _outermost(net, "")]
+    for load in loads:
+        load.adapt()
+    whole = Load(net, adapted, "", metadata, request)
+    whole.layouts = [layout for load in loads for layout in load.layouts]
+    problems = [*(line for load in loads for line in load.misfits()), *whole.misfits()]
+    problems += whole.missing_and_unexpected()
+    refuse(net, dict.fromkeys(problems), whole.layouts, whole.own, state_dict)
+    for load in loads:
+        load.warn()
+    own = [key for key in net.state_dict() if key in adapted]
+    return {key: adapted[key] for key in [*own, *(key for key in adapted if key not in set(own))]}
+
+
+def adapted_for_copying(
+    net: nn.Module | Mapping[str, Any], state_dict: Mapping[str, Any], prefix: str = ""
+) -> Mapping[str, Any]:
+    """
+    Bring a checkpoint that is to be copied into a network by names, maybe in part, to the names of that network.
+
+    Args:
+        net: the network, or its state dict; it is left as it is.
+        state_dict: the checkpoint, which is left as it is. Where no older layout is recognized, it comes back itself.
+        prefix: what its keys need before them to be the network's.
+
+    Returns:
+        the checkpoint with the network's names, as far as it has them; without ``prefix``
+
+    Raises:
+        RuntimeError: if the checkpoint is of an older layout and cannot be adapted, as where it says that an output
+            projection was never used, and only a part of it is there; or where only a state dict is given for the
+            network.
+    """
+    if not isinstance(net, nn.Module):
+        _refuse_without_network(net, {prefix + key for key in state_dict})
+        return state_dict
+    adapted: dict[str, Any] = {prefix + key: value for key, value in state_dict.items()}
+    changed = False
+    for path, part in _outermost(net, ""):
+
+        def metadata(name: str) -> Mapping[str, Any]:
+            return metadata_of(state_dict, name[len(prefix) :])
+
+        load = Load(part, adapted, path, metadata, Request(strict=True, careful=True))
+        if load.is_of_an_older_layout():
+            changed = True
+            load.adapt()
+            refuse(part, load.left_unused(), load.layouts)
+            load.warn()
+    return {key[len(prefix) :]: value for key, value in adapted.items()} if changed else state_dict
+
+
+def _refuse_without_network(own: Mapping[str, Any], keys: set[str]) -> None:
+    """Raise where the state dict of a network of this package is to take keys of an older layout."""
+    older = [layout for layout in recognize_layouts(keys - own.keys()) if layout.is_old and layout.rules]
+    if older and metadata_of(own, "").get("version", 1) >= OWN_VERSION:
+        raise RuntimeError(
+            f"The keys are those of {older[0].source} ({older[0].evidence}), which only the network itself can "
+            "translate: pass the network instead of its state dict, or adapt them first by "
+            "monai.networks.state_dict.adapted_state_dict(net, state_dict)."
+        )
+
+
+def _outermost(module: nn.Module, prefix: str) -> Iterator[tuple[str, SafeLoading]]:
+    """The modules that adapt a checkpoint, each with the prefix of its keys, without those inside of others."""
+    if isinstance(module, SafeLoading):
+        yield prefix, module
+        return
+    for name, child in module.named_children():
+        yield from _outermost(child, f"{prefix}{name}.")
