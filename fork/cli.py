@@ -35,6 +35,8 @@ examples:
   python -m fork build /tmp/merged        the same as plain files, elsewhere
   python -m fork compare DIR              whether the monai that lies in DIR is this fork
   python -m fork patch -o attention.patch patch for an upstream pull request
+  python -m fork series -o pulls          the same in small pull requests: fixes, and features in their order
+  python -m fork series --check           whether each of them applies, and passes its tests
   python -m fork rebase 1.6.2             what a move to MONAI 1.6.2 has to look at
 """
 
@@ -88,10 +90,26 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("-o", "--output", required=True, type=Path, metavar="FILE", help="where to write it")
     command.set_defaults(run=_patch)
 
+    _add_series(
+        commands.add_parser("series", help="write or check the pull requests that carry the fork over to MONAI")
+    )
+
     command = commands.add_parser("rebase", help="tell what another release changed in what the fork replaces")
     command.add_argument("version", metavar="VERSION", help="the release, such as 1.6.2")
     command.set_defaults(run=_rebase)
     return parser
+
+
+def _add_series(command: argparse.ArgumentParser) -> None:
+    what = command.add_mutually_exclusive_group(required=True)
+    what.add_argument("-o", "--output", type=Path, metavar="DIR", help="write them here, as mail patches for git am")
+    what.add_argument("--check", action="store_true", help="apply each to the release, check its style, run its tests")
+    what.add_argument("--onto", type=Path, metavar="PATH", help="the same on a git checkout of upstream")
+    command.add_argument("--only", action="append", default=[], metavar="NAME", help="check this one alone; repeatable")
+    command.add_argument("--no-tests", action="store_true", help="run no tests")
+    command.add_argument("--tests-from", type=Path, metavar="PATH", help="a git copy of upstream whose tests run, too")
+    command.add_argument("--author", metavar="NAME", help="'Name <address>' (default: git's settings)")
+    command.set_defaults(run=_series)
 
 
 def _status(pin: Pin, options: argparse.Namespace) -> int:
@@ -158,6 +176,23 @@ def _patch(pin: Pin, options: argparse.Namespace) -> int:
     options.output.write_bytes(make_patch(pin))
     print(f"{options.output}: MONAI {pin.version} -> {pin.full_version}, {len(pin.files) + 1} files")
     return 0
+
+
+def _series(pin: Pin, options: argparse.Namespace) -> int:
+    from fork.series.command import Series, check_series, write_series
+
+    if options.output:
+        write_series(Series(pin), options.output, options.author)
+        return 0
+    fine = check_series(
+        Series(pin),
+        only=options.only,
+        with_tests=not options.no_tests,
+        onto=options.onto,
+        tests_from=options.tests_from,
+        author=options.author,
+    )
+    return 0 if fine else 1
 
 
 def _rebase(pin: Pin, options: argparse.Namespace) -> int:

@@ -13,14 +13,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from fork.git import Git
 from fork.overlay import check, contents, version_source
-from fork.pin import VERSION_FILE, ForkError, Pin
+from fork.pin import VERSION_FILE, Pin
 from fork.wheel import pristine
 
 __all__ = ["git_diff", "make_patch"]
@@ -79,7 +78,8 @@ def git_diff(old: Mapping[str, bytes], new: Mapping[str, bytes]) -> bytes:
         ForkError: if there is no git, or it fails.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        run = _Git(Path(scratch))
+        run = Git(Path(scratch) / "work", Path(scratch))
+        run.work.mkdir()
         run("init", "--quiet", "--template=")
         trees = []
         for files in (old, new):
@@ -91,27 +91,3 @@ def git_diff(old: Mapping[str, bytes], new: Mapping[str, bytes]) -> bytes:
             run("add", "--all", "--force")
             trees.append(run("write-tree").decode().strip())
         return run("diff", "--binary", "--full-index", "--no-renames", *trees)
-
-
-class _Git:
-    """git in a repository of its own, deaf to the user's settings."""
-
-    def __init__(self, scratch: Path) -> None:
-        self.work = scratch / "work"
-        self.work.mkdir()
-        self.variables = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-        self.variables |= {
-            "HOME": str(scratch),
-            "XDG_CONFIG_HOME": str(scratch),
-            "GIT_CONFIG_NOSYSTEM": "1",
-            "LC_ALL": "C",
-        }
-
-    def __call__(self, *arguments: str) -> bytes:
-        try:
-            done = subprocess.run(["git", *arguments], cwd=self.work, env=self.variables, capture_output=True)
-        except FileNotFoundError:
-            raise ForkError("git is needed to compare files, and there is none: install it") from None
-        if done.returncode:
-            raise ForkError(f"git {arguments[0]} failed: {' '.join(done.stderr.decode(errors='replace').split())}")
-        return done.stdout

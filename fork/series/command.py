@@ -1,0 +1,219 @@
+# Copyright (c) MONAI Consortium
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""``python -m fork series``: the pull requests, written to a folder or checked."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from fork.files import package_files
+from fork.overlay import check, contents
+from fork.pin import VERSION_FILE, ForkError, Pin
+from fork.pulls import FEATURES, FIXES, UPSTREAM_TESTS
+from fork.series import features, fixes
+from fork.series.check import Checker, Result, merged_problems, table
+from fork.series.features import Feature
+from fork.series.fixes import Fix
+from fork.series.mail import Author, author_of, file_name, mail
+from fork.series.pull import Pull, Section, skeletons
+from fork.series.style import installed
+from fork.series.tree import Tree, git_reader, tree_of_checkout, tree_of_release
+from fork.wheel import pristine
+
+__all__ = ["Series", "check_series", "write_series"]
+
+
+@dataclass(frozen=True)
+class Series:
+    """
+    The pull requests of a fork.
+
+    Args:
+        pin: the fork.
+        fixes: what is wrong in the release.
+        features: the parts of the fork.
+        upstream: test files and helpers that upstream has.
+    """
+
+    pin: Pin
+    fixes: Sequence[Fix] = FIXES
+    features: Sequence[Feature] = FEATURES
+    upstream: frozenset[str] = UPSTREAM_TESTS
+
+    @cached_property
+    def release(self) -> Path:
+        """The folder that holds the release, which the fork fits."""
+        check(self.pin)
+        release = pristine(self.pin.root)
+        check(self.pin, release)
+        return release
+
+    @cached_property
+    def parts(self) -> dict[str, list[Pull]]:
+        """The pull requests, fixes first."""
+        taken = [path for fix in self.fixes for path in fix.tests if path in self.upstream]
+        if taken:
+            raise ForkError(f"upstream has a file '{taken[0]}' of its own: give the test of the fix another name")
+        return {
+            "fixes": fixes.fix_pulls(self.pin.root, self._read, self.fixes),
+            "features": features.feature_pulls(self.pin, self.release, self.features, self.upstream, self.fix_tests)
+            if self.features
+            else [],
+        }
+
+    @property
+    def fix_tests(self) -> set[str]:
+        """Tests that go with the fixes."""
+        return {path for fix in self.fixes for path in fix.tests}
+
+    @property
+    def extra(self) -> dict[str, bytes]:
+        """What upstream has beside ``monai/`` and the pull requests need: titles of the documentation, packages."""
+        sections: list[Section] = [
+            each for part in (self.fixes, self.features) for one in part for each in one.sections
+        ]
+        packages = {path: b"" for path in self.upstream if path.endswith("/__init__.py")}
+        return {**skeletons(sections), **packages}
+
+    def _read(self, path: str) -> bytes | None:
+        place = self.release / path
+        return place.read_bytes() if place.is_file() else None
+
+
+def write_series(series: Series, folder: Path, author: str | None = None, say: Callable[[str], None] = print) -> None:
+    """
+    Write the pull requests as mail patches, each part into a folder of its own.
+
+    Args:
+        series: the pull requests.
+        folder: an empty folder, or one that does not exist.
+        author: ``Name <address>``; by default whom git's settings name.
+        say: prints a line.
+
+    Raises:
+        ForkError: if the folder holds something, or a pull request cannot be made.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise ForkError(f"'{folder}' is not empty: name a new folder")
+    who = author_of(series.pin.root, author)
+    for part, pulls in series.parts.items():
+        for number, pull in enumerate(pulls, 1):
+            path = folder / part / file_name(number, pull)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(mail(pull, number, len(pulls), who))
+            added, removed = pull.changed_lines()
+            say(f"{part}/{path.name}  +{added} -{removed}  needs {', '.join(pull.depends) or 'nothing'}")
+    for stays in features.contract_tests(series.pin.root, series.upstream)[1]:
+        say(f"stays here: {stays}, since upstream has a file of this name")
+
+
+def check_series(
+    series: Series,
+    *,
+    only: Sequence[str] = (),
+    with_tests: bool = True,
+    onto: Path | None = None,
+    tests_from: Path | None = None,
+    author: str | None = None,
+    say: Callable[[str], None] = print,
+) -> bool:
+    """
+    Check the pull requests and print a table.
+
+    Args:
+        series: the pull requests.
+        only: names of those to check; by default all.
+        with_tests: whether to run tests.
+        onto: a git checkout of upstream, or a bare repository, to apply them to instead of the release.
+        tests_from: a git copy of upstream whose tests of the touched blocks are run, too; by default ``onto``.
+        author: ``Name <address>``; by default whom git's settings name.
+        say: prints a line.
+
+    Returns:
+        whether all is well.
+
+    Raises:
+        ForkError: if a pull request cannot be made, or there is none of a name in ``only``.
+    """
+    parts = {part: [pull for pull in pulls if not only or pull.name in only] for part, pulls in series.parts.items()}
+    unknown = set(only) - {pull.name for pulls in parts.values() for pull in pulls}
+    if unknown:
+        names = ", ".join(pull.name for pulls in series.parts.values() for pull in pulls)
+        raise ForkError(f"there is no pull request '{sorted(unknown)[0]}', only {names}")
+    who = author_of(series.pin.root, author)
+    with tempfile.TemporaryDirectory() as scratch:
+        tree = _tree(series, Path(scratch), who, onto, tests_from)
+        copy = tests_from or onto
+        checker = Checker(tree, who, with_tests, git_reader(copy) if copy else None)
+        say(f"base {_base(series, tree, onto)}; style: {', '.join(installed()) or 'no tool is installed, so not run'}")
+        fine = True
+        for part, pulls in parts.items():
+            results = [_checked(series, checker, part, pull) for pull in pulls]
+            table(part, results, say)
+            fine = fine and not any(result.problems for result in results)
+        if not only and not onto:
+            problems = merged_problems(tree, series.parts["features"], who, _merged(series))
+            say("in the end: " + ("the fork's monai/, byte for byte" if not problems else "another monai/"))
+            for problem in problems:
+                say(f"  {problem}")
+            fine = fine and not problems
+    return fine
+
+
+def _checked(series: Series, checker: Checker, part: str, pull: Pull) -> Result:
+    if part == "fixes":
+        return checker.check(pull, [], fixes.MOST_LINES, must_fail=True)
+    all_features = series.parts["features"]
+    before = [each for each in all_features if each.name in pull.depends]
+    result = checker.check(pull, before, features.MOST_LINES, must_fail=False)
+    late = features.order_problems(all_features).get(pull.name)
+    result.problems += [f"imports from later features: {late}"] if late else []
+    return result
+
+
+def _tree(series: Series, scratch: Path, who: Author, onto: Path | None, tests_from: Path | None) -> Tree:
+    if onto:
+        git_reader(onto)  # refuses what is no repository
+        return tree_of_checkout(scratch, onto, who)
+    return tree_of_release(
+        scratch, series.release, _with_helpers(series, tests_from), who, git_reader(tests_from) if tests_from else None
+    )
+
+
+def _with_helpers(series: Series, tests_from: Path | None) -> dict[str, bytes]:
+    """What stands beside the release: with a copy of upstream, the helpers of its tests, too."""
+    read = git_reader(tests_from) if tests_from else None
+    helpers = (path for path in series.upstream if not Path(path).name.startswith(("test_", "__init__")))
+    found = {path: read(path) for path in [*helpers, "tests/test_utils.py"]} if read else {}
+    return {**series.extra, **{path: data for path, data in found.items() if data is not None}}
+
+
+def _base(series: Series, tree: Tree, onto: Path | None) -> str:
+    if not onto:
+        return f"MONAI {series.pin.version} ({series.pin.wheel})"
+    line = tree.git("log", "-1", "--format=%h of %cs, %s").decode().strip()
+    different = sorted(
+        path
+        for path in [*series.pin.replaces, *series.pin.amends]
+        if tree.read(path) != (series.release / path).read_bytes()
+    )
+    return f"{line}; {len(different)} of the files that the fork changes are not {series.pin.version}'s there"
+
+
+def _merged(series: Series) -> dict[str, bytes]:
+    files = {path: (series.release / path).read_bytes() for path in package_files(series.release)}
+    files |= contents(series.pin, series.release)
+    return {path: data for path, data in files.items() if path != VERSION_FILE or data}

@@ -1,0 +1,75 @@
+# Copyright (c) MONAI Consortium
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Which files of a tree a module imports, lazily or not."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+
+from fork.series.pull import Reader
+
+__all__ = ["imported_files"]
+
+
+def imported_files(path: str, read: Reader) -> set[str]:
+    """
+    The files that a module names in its imports: modules, and those from which a package has a name.
+
+    Args:
+        path: of the module.
+        read: reads a file of the tree.
+    """
+    found: set[str] = set()
+    for module, name in _imports(path, read(path) or b""):
+        found |= _files_of(module, name, read)
+    return found - {path}
+
+
+def _imports(path: str, data: bytes) -> Iterator[tuple[str, str | None]]:
+    """Modules, and the name that is imported from each, those for type checkers apart."""
+    place = PurePosixPath(path)
+    for node in _nodes(ast.parse(data)):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, None) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            module = node.module or ""
+            if node.level:
+                above = place.parts[: len(place.parts) - node.level]
+                module = ".".join([*above, *([module] if module else [])])
+            yield from ((module, alias.name) for alias in node.names)
+
+
+def _nodes(tree: ast.AST) -> Iterator[ast.AST]:
+    for node in ast.iter_child_nodes(tree):
+        if not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)):
+            yield node
+            yield from _nodes(node)
+
+
+def _files_of(module: str, name: str | None, read: Reader) -> set[str]:
+    base = module.replace(".", "/")
+    if name and (read(f"{base}/{name}.py") or read(f"{base}/{name}/__init__.py") is not None):
+        return _files_of(f"{module}.{name}", None, read)
+    if read(f"{base}.py") is not None:
+        return {f"{base}.py"}
+    package = f"{base}/__init__.py"
+    data = read(package)
+    if data is None:
+        return set()
+    if name is None:
+        return {package}
+    for source, exported in _imports(package, data):
+        if exported == name and source != module:
+            return _files_of(source, name, read) | {package}
+    return {package}
