@@ -24,6 +24,7 @@ import torch.nn as nn
 
 from monai.networks.state_dict.adapting import adapted_state_dict
 from monai.networks.state_dict.hooks import CheckpointFacts, OldCheckpoints
+from monai.networks.state_dict.sharded import is_sharded, load_into_sharded
 from monai.networks.state_dict.torch_private import inside_of_compiled
 
 from .files import Contents, open_checkpoint
@@ -99,7 +100,8 @@ def load_checkpoint(
     Weights that are NaN or infinite are loaded as they are, with a warning that names them.
 
     Args:
-        net: the network; DataParallel, DistributedDataParallel and torch.compile around it are looked through.
+        net: the network; DataParallel, DistributedDataParallel and torch.compile around it are looked through. Where
+            its parameters are DTensors, every process calls this with the same file, and keeps its part.
         path: the file or folder, see :func:`read_checkpoint`.
         name: which network to load where the file holds several, see :func:`networks_in`.
         facts: what the keys cannot tell.
@@ -121,7 +123,9 @@ def load_checkpoint(
         raise ValueError(f"{facts} need strict=True: a partial load leaves out what they are about.")
     bare = _bare(net)
     checkpoint = read_checkpoint(path, bare, name)
-    if strict and isinstance(bare, OldCheckpoints):
+    if is_sharded(bare):
+        load_into_sharded(bare, checkpoint.state_dict, strict, facts)
+    elif strict and isinstance(bare, OldCheckpoints):
         bare.load_old_state_dict(checkpoint.state_dict, facts=facts)
     elif facts is not None:
         bare.load_state_dict(adapted_state_dict(bare, checkpoint.state_dict, facts))
