@@ -20,11 +20,12 @@ from benchmarks.curve_cases import CURVES, GPU, GROWTHS, LARGE
 from benchmarks.processes import BenchmarkError
 from benchmarks.small_cases import SMALL
 from benchmarks.target_cases import TARGETS
+from benchmarks.training_cases import LOADING, TRAINING
 
 __all__ = ["BY_DEFAULT", "CASES", "GROWTHS", "choose"]
 
-CASES = {case.name: case for case in (*TARGETS, *SMALL, *CURVES, *LARGE, *GPU)}
-BY_DEFAULT = ("targets", "small", "curves")
+CASES = {case.name: case for case in (*TARGETS, *SMALL, *TRAINING, *LOADING, *CURVES, *LARGE, *GPU)}
+BY_DEFAULT = ("targets", "small", "training", "loading", "curves")
 """The groups that are measured where none is named."""
 
 

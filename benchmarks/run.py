@@ -113,7 +113,7 @@ def _labels(case: Case, notes: list[str]) -> list[str]:
         "release": case.release,
         "flash": case.flash,
         "limit": case.work in DECODING
-        or (case.target.rpartition(".")[2] in LIMITS and case.work not in ("state_dict", "dropout")),
+        or (case.target.rpartition(".")[2] in LIMITS and case.work not in ("state_dict", "dropout", "step", "load")),
         "rival": case.rival,
     }
     if case.rival and find_spec("x_transformers") is None:

@@ -13,10 +13,11 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import importlib
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -118,6 +119,47 @@ def _train_with_dropout(case: Case, net: nn.Module, inputs: dict[str, torch.Tens
     return lambda: torch.tensor(call().shape)
 
 
+def _step(case: Case, net: nn.Module, inputs: dict[str, torch.Tensor]) -> Call:
+    """
+    A step of training; the result is the loss. The learning rate is zero, so that all steps are the same one, and what
+    a network draws is drawn alike.
+    """
+    method = getattr(net.train(), case.method)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.0)
+
+    def call() -> torch.Tensor:
+        torch.manual_seed(0)
+        loss = torch.stack([part.float().square().mean() for part in _tensors(method(**inputs))]).sum()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss.detach()
+
+    return call
+
+
+def _tensors(outputs: Any) -> Iterator[torch.Tensor]:
+    """The outputs of a network that ask for a gradient."""
+    if torch.is_tensor(outputs):
+        outputs = [outputs]
+    for part in outputs:
+        if not torch.is_tensor(part):
+            yield from _tensors(part)
+        elif part.requires_grad:
+            yield part
+
+
+def _load(case: Case, net: nn.Module, inputs: dict[str, torch.Tensor]) -> Call:
+    """A load of another network's state dict; the result is how many tensors it holds."""
+    state = copy.deepcopy(net).state_dict()
+
+    def call() -> torch.Tensor:
+        net.load_state_dict(state)
+        return torch.tensor(len(state))
+
+    return call
+
+
 def _sample(case: Case, net: Any, inputs: dict[str, torch.Tensor]) -> Call:
     """Tokens drawn from a decoder by the inferer; the VQVAE that would turn them into an image is left out."""
     from monai.inferers import VQVAETransformerInferer
@@ -212,6 +254,8 @@ WORK: dict[str, Callable[[Case, Any, dict[str, torch.Tensor]], Call]] = {
     "forward": _forward,
     "train": _train,
     "dropout": _train_with_dropout,
+    "step": _step,
+    "load": _load,
     "sample": _sample,
     "greedy": _greedy,
     "state_dict": _state_dict,

@@ -40,6 +40,7 @@ from benchmarks.result import Check, Result, exponent, grown
 from benchmarks.run import Effort, measure
 from benchmarks.small_cases import SMALL
 from benchmarks.target_cases import SABLOCK, TARGETS, decoder
+from benchmarks.training_cases import LOADING, TRAINING
 from benchmarks.work import WORK, make
 from fork import pristine
 
@@ -85,7 +86,7 @@ TEST_CASE_LIMIT = [
     ("greedy-conditioned", dataclasses.replace(CONDITIONED, work="greedy")),
 ]
 TEST_CASE_BAD_ARGUMENT = [
-    (["sablock", "nothing", "none"], "no case or group 'none', 'nothing'; groups are curves, gpu, large"),
+    (["sablock", "nothing", "none"], "no case or group 'none', 'nothing'; groups are curves, gpu, large, loading"),
     (["tiny", "--device", "quantum"], "device 'quantum'"),
     (["tiny", "--device", "cuda"], "finds no CUDA GPU here"),
     (["tiny", "--rounds", "0"], "--rounds must be at least 1, got 0"),
@@ -122,11 +123,11 @@ def run_main(*arguments: str) -> tuple[int, str, str]:
 class TestCases(unittest.TestCase):
     def test_names(self):
         """No case hides another, growths name cases that exist, and the groups can be chosen."""
-        self.assertEqual(len(CASES), len(TARGETS) + len(SMALL) + len(CURVES) + len(LARGE) + len(GPU))
+        self.assertEqual(len(CASES), sum(map(len, (TARGETS, SMALL, TRAINING, LOADING, CURVES, LARGE, GPU))))
         for growth in GROWTHS:
             self.assertGreater(len(growth.cases), 1, growth.title)
             self.assertLessEqual(set(growth.cases), set(CASES), growth.title)
-        self.assertEqual({case.group for case in choose([])}, {"targets", "small", "curves"})
+        self.assertEqual({case.group for case in choose([])}, {"targets", "small", "training", "loading", "curves"})
         self.assertEqual(choose(["small", "vit"]), [CASES["vit"], *SMALL])
         self.assertIn(CASES["decode-1023"], choose(["targets"]))
         self.assertNotIn(CASES["decode-1023"], choose(["targets"], quick=True))
@@ -140,7 +141,7 @@ class TestCases(unittest.TestCase):
         target = getattr(importlib.import_module(module), class_name)
         inspect.signature(target).bind(**case.options)
         method = target.forward if case.method == "__call__" else getattr(target, case.method)
-        if case.work != "state_dict":
+        if case.work not in ("state_dict", "load"):
             inspect.signature(method).bind(None, **case.inputs)
         self.assertIn(case.work, WORK)
         if case.flash:
@@ -175,6 +176,22 @@ class TestCases(unittest.TestCase):
             make(TINY, "best", Setting())
         with self.assertRaisesRegex(ValueError, "no limit is known for .*VQVAE"):
             make(CASES["vqvae-small"], "limit", Setting())
+
+    def test_step(self):
+        """A step of training hands a gradient of every weight to the optimizer, and is the same each time."""
+        gradients = []
+
+        def step(optimizer):
+            gradients.extend(weight.grad for group in optimizer.param_groups for weight in group["params"])
+
+        with patch.object(torch.optim.SGD, "step", step):
+            call = make(dataclasses.replace(TINY, work="step"), "network", Setting())
+            self.assertEqual(float(call()), float(call()))
+        self.assertEqual(len(gradients), 6)
+        self.assertTrue(all(float(gradient.abs().max()) > 0.0 for gradient in gradients))
+
+    def test_load(self):
+        self.assertEqual(int(make(dataclasses.replace(TINY, work="load"), "network", Setting())()), 3)
 
     def test_weights_follow_their_names(self):
         """Two networks of a case are equal, in another type as well; no output is constant."""

@@ -26,7 +26,7 @@ __all__ = ["is_sharded", "load_into_sharded"]
 
 
 def is_sharded(net: nn.Module) -> bool:
-    """Whether a parameter or buffer of a network is a DTensor, as ``fully_shard`` and tensor parallel plans make them."""
+    """Whether a network holds a DTensor, as ``fully_shard`` and tensor parallel plans make them."""
     # Asked for by its attribute: to import torch.distributed.tensor for a network on one device would cost a second.
     return any(hasattr(tensor, "device_mesh") for tensor in (*net.parameters(), *net.buffers()))
 
