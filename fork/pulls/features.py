@@ -9,12 +9,521 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The fork in parts, in the order in which they build on one another."""
+"""
+The fork in parts, in the order in which they build on one another: a table.
+
+Every file of ``monai/`` belongs to one part, and so does every contract test that upstream has no file for. A ``*``
+takes whatever no longer pattern takes, so that a new file of a package needs no line here.
+"""
 
 from __future__ import annotations
 
 from fork.series.features import Feature
+from fork.series.pull import Section
 
 __all__ = ["FEATURES"]
 
-FEATURES: tuple[Feature, ...] = ()
+
+def _entry(path: str, before: str, title: str, *classes: str) -> Section:
+    """An entry of the documentation: a title, and what sphinx reads from the docstrings."""
+    line = "~" * len(title)
+    return Section(
+        path, before, "\n".join([title, line, *(f".. autoclass:: {each}\n    :members:" for each in classes)])
+    )
+
+
+NETWORKS = "docs/source/networks.rst"
+VISUALIZE = "docs/source/visualize.rst"
+INFERERS = "docs/source/inferers.rst"
+
+FEATURES: tuple[Feature, ...] = (
+    Feature(
+        name="rules",
+        title="Add rules that rename keys of a state dict, each with its inverse",
+        purpose=(
+            "An older layout of a network is a table of rules: rename, drop, split, join, flatten. Each rule has "
+            "its inverse, so that a table reads both ways."
+        ),
+        evidence="",
+        paths=("monai/networks/state_dict/hooks.py", "monai/networks/state_dict/rules.py"),
+        tests=("tests/networks/state_dict/test_rules.py",),
+    ),
+    Feature(
+        name="untrained-projections",
+        title="Tell output projections that were never trained",
+        purpose=(
+            "GenerativeModels and MONAI 1.4 saved output projections that their networks never used. They are "
+            "told by the distribution of their weights."
+        ),
+        evidence=(
+            "Of 1,800 networks whose projections were trained for 1 to 100 steps none was taken for unused; of "
+            "21,000 untrained linears none was missed."
+        ),
+        paths=(
+            "monai/networks/state_dict/torch_private.py",
+            "monai/networks/state_dict/untrained.py",
+            "monai/networks/state_dict/projections.py",
+        ),
+        tests=("tests/networks/state_dict/test_projections.py",),
+    ),
+    Feature(
+        name="layouts",
+        title="Add the layouts of older checkpoints as tables of rules",
+        purpose="Who wrote a checkpoint is told by its keys; each writer has one table of rules.",
+        evidence=(
+            "Of 1,935 loads of the release's own and older state dicts 1,270 adapt right, and none differs "
+            "silently; the release differs silently in 234."
+        ),
+        paths=("monai/networks/state_dict/layouts.py",),
+        tests=(
+            "tests/networks/state_dict/test_layouts.py",
+            "tests/networks/state_dict/test_first_layout.py",
+        ),
+    ),
+    Feature(
+        name="state-dicts",
+        title="Load checkpoints of any age with load_state_dict",
+        purpose=(
+            "A load gives the outputs of the network that wrote the checkpoint, or raises before a weight "
+            "changes. A network's own keys pass untouched."
+        ),
+        evidence="load_old_state_dict of the release differs silently in 234 of 1,935 loads; these hooks in none.",
+        paths=(
+            "monai/networks/state_dict/__init__.py",
+            "monai/networks/state_dict/*",
+            "monai/networks/utils.py",
+        ),
+        tests=(
+            "tests/networks/state_dict/*",
+            "tests/networks/test_copy*",
+        ),
+        upstream_tests=("tests/networks/utils/test_copy_model_state.py",),
+    ),
+    Feature(
+        name="positions",
+        title="Compute relative positions inside the fused kernel",
+        purpose=(
+            "Decomposed relative positions become a module that extends queries and keys, in 1-D to 3-D, for keys "
+            "on another grid, and under TorchScript."
+        ),
+        evidence=(
+            "SABlock with relative positions over 64 x 64 tokens takes 458 ms instead of 1,594 and 38 MB instead "
+            "of 1,652."
+        ),
+        paths=(
+            "monai/networks/blocks/attention/__init__.py",
+            "monai/networks/blocks/attention/positions.py",
+            "monai/networks/blocks/attention_utils.py",
+            "monai/networks/blocks/rel_pos_embedding.py",
+        ),
+        tests=("tests/networks/blocks/test_*position*",),
+        upstream_tests=("tests/networks/blocks/test_selfattention.py",),
+    ),
+    Feature(
+        name="kernels",
+        title="Run attention in the fused kernel whatever the mask",
+        purpose=(
+            "One call computes attention: the fused kernel, in parts where torch would build the matrix. A mask "
+            "has one meaning on every path."
+        ),
+        evidence="A training step over 8,192 tokens, 4 heads and dropout peaks at 143 MB instead of 4.3 GB.",
+        paths=(
+            "monai/networks/blocks/attention/torch_private.py",
+            "monai/networks/blocks/attention/mask.py",
+            "monai/networks/blocks/attention/derivatives.py",
+            "monai/networks/blocks/attention/flops.py",
+            "monai/networks/blocks/attention/kernels.py",
+        ),
+        tests=(
+            "tests/networks/blocks/test_attention_kernels.py",
+            "tests/networks/blocks/test_*flops*",
+        ),
+    ),
+    Feature(
+        name="attention-core",
+        title="Add the one block that computes attention",
+        purpose=(
+            "Self-attention, cross attention and the spatial blocks share one place that resolves options, "
+            "projections and kernels."
+        ),
+        evidence=(
+            "SABlock of 256 channels and 8 heads over 4,096 tokens runs at the speed of its linears and a bare "
+            "fused kernel, 3.9 times as fast as the release."
+        ),
+        paths=("monai/networks/blocks/attention/*",),
+        tests=("tests/networks/blocks/test_attention*",),
+    ),
+    Feature(
+        name="attention-blocks",
+        title="Put SABlock and CrossAttentionBlock on the shared block",
+        purpose=(
+            "Both run fused by default, take four shapes of masks, and may leave out their output projection "
+            "(use_proj_attn). causal_mask is a registered buffer that is not saved."
+        ),
+        evidence="270 ms instead of 1,052, and 21 MB instead of 1,086, for 4,096 tokens of 256 channels and 8 heads.",
+        paths=(
+            "monai/networks/blocks/attention/config.py",
+            "monai/networks/blocks/selfattention.py",
+            "monai/networks/blocks/crossattention.py",
+        ),
+        tests=(
+            "tests/networks/blocks/test_selfattention*",
+            "tests/networks/blocks/test_crossattention*",
+        ),
+        upstream_tests=("tests/networks/blocks/test_selfattention.py",),
+        sections=(_entry(NETWORKS, "`UNETR Block`", "`Attention Blocks`", "SABlock", "CrossAttentionBlock"),),
+    ),
+    Feature(
+        name="wider-blocks",
+        title="Put spatial attention and transformer blocks on the shared block",
+        purpose=(
+            "SpatialAttentionBlock scripts and takes an empty batch; TransformerBlock hands save_attn to its "
+            "cross attention and has no norm without a gradient."
+        ),
+        evidence="No parameter is left without a gradient, for which DistributedDataParallel stops at its second step.",
+        paths=(
+            "monai/networks/blocks/spatialattention.py",
+            "monai/networks/blocks/transformerblock.py",
+        ),
+        tests=(
+            "tests/networks/blocks/*",
+            "tests/networks/test_ddp.py",
+        ),
+        upstream_tests=("tests/networks/blocks/test_spatialattention.py",),
+        sections=(
+            _entry(NETWORKS, "`Residual Squeeze-and-Excitation`", "`Spatial Attention Block`", "SpatialAttentionBlock"),
+        ),
+    ),
+    Feature(
+        name="vit",
+        title="Let ViT and ViTAutoEnc drop output projections, and script",
+        purpose=(
+            "Images of another size than the network was built for are refused, not broadcast. Older checkpoints "
+            "load strictly."
+        ),
+        evidence="ViT with 1,728 tokens and 6 layers takes 824 ms instead of 2,167, and 40 MB instead of 329.",
+        paths=(
+            "monai/networks/blocks/patchembedding.py",
+            "monai/networks/nets/vit.py",
+            "monai/networks/nets/vitautoenc.py",
+        ),
+        tests=(
+            "tests/networks/nets/test_vit*",
+            "tests/networks/blocks/test_patch*",
+        ),
+        upstream_tests=("tests/networks/nets/test_vit.py",),
+    ),
+    Feature(
+        name="vit-family",
+        title="Let UNETR and MaskedAutoEncoderViT drop output projections",
+        purpose="Both take the options of ViT. MaskedAutoEncoderViT works under autocast.",
+        evidence="UNETR of 2-D slices runs 1.08 times as fast as the release.",
+        paths=(
+            "monai/networks/nets/unetr.py",
+            "monai/networks/nets/masked_autoencoder_vit.py",
+        ),
+        tests=(
+            "tests/networks/nets/test_unetr*",
+            "tests/networks/nets/test_masked*",
+        ),
+        upstream_tests=("tests/networks/nets/test_unetr.py",),
+    ),
+    Feature(
+        name="autoencoder-parts",
+        title="Add what the autoencoders share",
+        purpose="Residual block, layout of older state dicts and latent sampling of all autoencoders in one module.",
+        evidence="The parts of five autoencoders, that were written five times, once.",
+        paths=("monai/networks/blocks/autoencoder.py",),
+        tests=("tests/networks/blocks/test_autoencoder*",),
+    ),
+    Feature(
+        name="autoencoderkl",
+        title="Script AutoencoderKL, and let it drop output projections",
+        purpose="Every way out of Python works; state dicts of GenerativeModels load strictly.",
+        evidence="AutoencoderKL 256^2 with attention at 64^2 takes 369 ms instead of 818, and 42 MB instead of 140.",
+        paths=("monai/networks/nets/autoencoderkl.py",),
+        tests=("tests/networks/nets/test_autoencoder*",),
+        upstream_tests=("tests/networks/nets/test_autoencoderkl.py",),
+        sections=(_entry(NETWORKS, "`ViT`", "`AutoencoderKL`", "AutoencoderKL"),),
+    ),
+    Feature(
+        name="spade-autoencoderkl",
+        title="Script SPADEAutoencoderKL",
+        purpose="The decoder hands the segmentation on without Sequential; output projections may be left out.",
+        evidence="Scripts in two of two sets of options, of which the release scripts none.",
+        paths=("monai/networks/nets/spade_autoencoderkl.py",),
+        tests=("tests/networks/nets/test_spade_autoencoder*",),
+        upstream_tests=("tests/networks/nets/test_spade_autoencoderkl.py",),
+    ),
+    Feature(
+        name="vqvae",
+        title="Script VQVAE, and run it in half, bfloat16 and double",
+        purpose=(
+            "The quantizer computes its distances in float32 and returns the type it was given; nothing of "
+            "torch.distributed is scripted."
+        ),
+        evidence="Every type works, of which the release runs float32 alone.",
+        paths=(
+            "monai/networks/layers/vector_quantizer.py",
+            "monai/networks/nets/vqvae.py",
+        ),
+        tests=(
+            "tests/networks/nets/test_vqvae*",
+            "tests/networks/layers/*",
+        ),
+        upstream_tests=("tests/networks/nets/test_vqvae.py",),
+        sections=(_entry(NETWORKS, "`Restormer`", "`VQVAE`", "VQVAE"),),
+    ),
+    Feature(
+        name="diffusion-layers",
+        title="Add the layers that diffusion networks share",
+        purpose="Time embedding, samplers, residual block and transformers, in one place instead of four.",
+        evidence="One spatial axis, half types on the CPU and empty batches work, which raise in the release.",
+        paths=("monai/networks/blocks/diffusion/*",),
+        tests=("tests/networks/blocks/test_diffusion*",),
+    ),
+    Feature(
+        name="diffusion-stages",
+        title="Add the stages of diffusion networks",
+        purpose=(
+            "Downward path, middle and upward path, built from an object of options a kind of block instead of 20 "
+            "arguments handed through by hand."
+        ),
+        evidence="The release repeats its attention arguments in 20 places over 2,067 lines.",
+        paths=(
+            "monai/networks/blocks/diffusion/parts.py",
+            "monai/networks/blocks/diffusion/stages.py",
+            "monai/networks/blocks/diffusion/up_stages.py",
+        ),
+        tests=(),
+    ),
+    Feature(
+        name="diffusion-networks",
+        title="Script DiffusionModelUNet, and mask its context",
+        purpose=(
+            "DiffusionModelUNet and DiffusionModelEncoder are built from the shared stages, take context_mask and "
+            "use_proj_attn, and load every older state dict. DiffusionModelEncoder is exported."
+        ),
+        evidence=(
+            "DiffusionModelUNet 32^3 with attention at 16^3 takes 672 ms instead of 1,539, and 59 MB instead of 306."
+        ),
+        paths=(
+            "monai/networks/blocks/diffusion/network.py",
+            "monai/networks/blocks/diffusion/first_layout.py",
+            "monai/networks/nets/__init__.py",
+            "monai/networks/nets/diffusion_model_unet.py",
+        ),
+        tests=("tests/networks/nets/*",),
+        upstream_tests=("tests/networks/nets/test_diffusion_model_unet.py",),
+        sections=(
+            _entry(NETWORKS, "`ViTAutoEnc`", "`DiffusionModelUNet`", "DiffusionModelUNet", "DiffusionModelEncoder"),
+        ),
+    ),
+    Feature(
+        name="controlnet",
+        title="Build ControlNet from the shared parts",
+        purpose="It scripts, takes context_mask and use_proj_attn, and an empty batch.",
+        evidence="Scripts in four of four sets of options, of which the release scripts none.",
+        paths=("monai/networks/nets/controlnet.py",),
+        tests=("tests/networks/nets/test_controlnet*",),
+        upstream_tests=("tests/networks/nets/test_controlnet.py",),
+        sections=(_entry(NETWORKS, "`MaskedAutoEncoderViT`", "`ControlNet`", "ControlNet"),),
+    ),
+    Feature(
+        name="spade-diffusion",
+        title="Build SPADEDiffusionModelUNet from the shared parts",
+        purpose=(
+            "It scripts, takes context_mask and use_proj_attn, and its upward path obeys include_fc and "
+            "use_combined_linear."
+        ),
+        evidence="Scripts in three of three sets of options, of which the release scripts none.",
+        paths=("monai/networks/nets/spade_diffusion_model_unet.py",),
+        tests=("tests/networks/nets/test_spade_diffusion*",),
+        upstream_tests=("tests/networks/nets/test_spade_diffusion_model_unet.py",),
+    ),
+    Feature(
+        name="maisi",
+        title="Put MAISI's networks on the shared parts",
+        purpose=(
+            "Its U-Net, ControlNet and autoencoder script; flash attention runs on the CPU; residuals of a "
+            "ControlNet are not added in place."
+        ),
+        evidence="A U-Net can be trained beside a ControlNet, which raises in the release.",
+        paths=("monai/apps/generation/maisi/networks/*",),
+        tests=("tests/apps/*",),
+        upstream_tests=("tests/apps/maisi/networks/test_autoencoderkl_maisi.py",),
+    ),
+    Feature(
+        name="cache",
+        title="Decode with cached keys and values",
+        purpose="DecoderOnlyTransformer.cached() gives a decoder that costs one token a step.",
+        evidence="511 tokens are sampled in 0.35 s instead of 6.9 s.",
+        paths=(
+            "monai/networks/blocks/attention/cache.py",
+            "monai/networks/nets/transformer.py",
+        ),
+        tests=(
+            "tests/networks/blocks/test_attention_cache*",
+            "tests/networks/nets/test_transformer*",
+            "tests/networks/nets/test_cached*",
+        ),
+        upstream_tests=("tests/networks/nets/test_transformer.py",),
+        sections=(_entry(NETWORKS, "`FullyConnectedNet`", "`DecoderOnlyTransformer`", "DecoderOnlyTransformer"),),
+    ),
+    Feature(
+        name="inferer",
+        title="Sample VQVAETransformerInferer with the cache",
+        purpose=(
+            "It calls its base constructor, so that repr and state_dict work, and sample(top_k=1) does not draw "
+            "from nothing."
+        ),
+        evidence="The time of a sample grows with the tokens instead of their cube.",
+        paths=("monai/inferers/*",),
+        tests=("tests/inferers/*",),
+        upstream_tests=("tests/networks/nets/test_vqvaetransformer_inferer.py",),
+        sections=(_entry(INFERERS, "Splitters", "`VQVAETransformerInferer`", "VQVAETransformerInferer"),),
+    ),
+    Feature(
+        name="pickle-files",
+        title="Read files of torch.save without running their code",
+        purpose=(
+            "Pickles are decoded by a reader that calls nothing they name, and every size is checked before "
+            "memory is spent on it."
+        ),
+        evidence="Hundreds of hostile files are refused with a message.",
+        paths=(
+            "monai/networks/checkpoints/refusal.py",
+            "monai/networks/checkpoints/limits.py",
+            "monai/networks/checkpoints/mapping.py",
+            "monai/networks/checkpoints/pickles.py",
+            "monai/networks/checkpoints/stand_ins.py",
+            "monai/networks/checkpoints/tensors.py",
+            "monai/networks/checkpoints/texts.py",
+            "monai/networks/checkpoints/torch_files.py",
+            "monai/networks/checkpoints/unread.py",
+        ),
+        tests=("tests/networks/checkpoints/test_pickles*",),
+    ),
+    Feature(
+        name="other-files",
+        title="Read safetensors and folders of distributed checkpoints",
+        purpose="With torch alone, tensor by tensor, mapped into memory.",
+        evidence="A file may be larger than the memory.",
+        paths=(
+            "monai/networks/checkpoints/safetensors.py",
+            "monai/networks/checkpoints/distributed.py",
+        ),
+        tests=("tests/networks/checkpoints/test_safetensors*",),
+    ),
+    Feature(
+        name="checkpoint-files",
+        title="Read a checkpoint from any wrapper, and load it",
+        purpose=(
+            "read_checkpoint and load_checkpoint find the network in what DataParallel, torch.compile, Lightning, "
+            "Ignite and MAISI save."
+        ),
+        evidence="13 files of five writers load right or are refused with the question to answer.",
+        paths=(
+            "monai/networks/checkpoints/progress.py",
+            "monai/networks/checkpoints/*",
+            "monai/networks/__init__.py",
+            "monai/handlers/checkpoint_loader.py",
+        ),
+        tests=(
+            "tests/networks/checkpoints/*",
+            "tests/handlers/*",
+        ),
+        upstream_tests=("tests/handlers/test_handler_checkpoint_loader.py",),
+        sections=(
+            Section(
+                NETWORKS,
+                "Utilities",
+                "Checkpoints of any age\n----------------------\n"
+                ".. autofunction:: monai.networks.read_checkpoint\n.. autofunction:: monai.networks.load_checkpoint",
+            ),
+        ),
+    ),
+    Feature(
+        name="checkpoint-commands",
+        title="Inspect, convert and verify checkpoints from the command line",
+        purpose=(
+            "python -m monai.networks.checkpoints says who wrote a file, converts it and runs it against the "
+            "package that wrote it."
+        ),
+        evidence="A conversion is written whole or not at all.",
+        paths=(
+            "monai/networks/checkpoints/__main__.py",
+            "monai/networks/checkpoints/cli.py",
+            "monai/networks/checkpoints/command_line.py",
+            "monai/networks/checkpoints/reference_process.py",
+            "monai/networks/checkpoints/reference_worker.py",
+            "monai/networks/checkpoints/reports.py",
+            "monai/networks/checkpoints/sample_inputs.py",
+            "monai/networks/checkpoints/verification.py",
+            "monai/networks/checkpoints/conversion.py",
+            "monai/networks/checkpoints/release_layout.py",
+            "monai/networks/checkpoints/network_config.py",
+            "monai/apps/checkpoints/*",
+        ),
+        tests=(
+            "tests/networks/checkpoints/test_cli*",
+            "tests/networks/checkpoints/test_conversion*",
+            "tests/networks/checkpoints/test_verification*",
+            "tests/networks/checkpoints/test_network_config*",
+            "tests/apps/checkpoints/*",
+        ),
+    ),
+    Feature(
+        name="attention-capture",
+        title="Record what attends to what beside the fused kernel",
+        purpose=(
+            "capture_attention computes the softmax rows of chosen queries alone; rollout and relevance follow "
+            "them through the layers."
+        ),
+        evidence="A voxel's attention among 48^3 tokens needs 170 MB, where the matrix would be 49 GB a head.",
+        paths=("monai/visualize/attention/*",),
+        tests=("tests/visualize/*",),
+        sections=(
+            Section(
+                VISUALIZE, "Utilities", "Attention\n---------\n\n.. automodule:: monai.visualize.attention\n  :members:"
+            ),
+        ),
+    ),
+    Feature(
+        name="attention-pictures",
+        title="Draw attention over the image",
+        purpose="Attention of a voxel over planes of the scan, in pictures, arrays and NIfTI volumes.",
+        evidence="Coordinates are those of the scan.",
+        paths=(
+            "monai/visualize/attention/__init__.py",
+            "monai/visualize/__init__.py",
+            "monai/visualize/attention/figure.py",
+            "monai/visualize/attention/overlay.py",
+            "monai/visualize/attention/planes.py",
+            "monai/visualize/attention/saving.py",
+            "monai/visualize/attention/scan.py",
+        ),
+        tests=(
+            "tests/visualize/test_attention_overlay*",
+            "tests/visualize/test_attention_saving*",
+        ),
+    ),
+    Feature(
+        name="attention-command",
+        title="Draw attention maps from the command line",
+        purpose="python -m monai.visualize.attention takes a configuration, a checkpoint and a scan.",
+        evidence="One command from a scan to a picture.",
+        paths=(
+            "monai/visualize/attention/__main__.py",
+            "monai/visualize/attention/attending.py",
+            "monai/visualize/attention/cli.py",
+            "monai/visualize/attention/command_line.py",
+            "monai/apps/attention_maps/*",
+        ),
+        tests=(
+            "tests/visualize/test_attention_cli*",
+            "tests/apps/attention_maps/*",
+            "tests/*",
+        ),
+    ),
+)

@@ -13,7 +13,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -32,7 +32,7 @@ HERE_ALONE = (
     *("fork", "demo", "benchmarks"),
     *("tests.release", "tests.parity", "tests.dropin", "tests.networks.references"),
 )
-ELSEWHERE = ("parity", "dropin", "fork", "benchmarks", "demo", "runtests", "testing_data")
+ELSEWHERE = ("parity", "dropin", "fork", "benchmarks", "demo", "runtests", "testing_data", "networks/exports")
 NO_TESTS = tuple(f"tests/{name}/" for name in ELSEWHERE)
 
 
@@ -160,7 +160,13 @@ def feature_pulls(
     tests, _ = contract_tests(pin.root, upstream)
     tests = {path: helpers for path, helpers in tests.items() if path not in set(fix_tests)}
     test_owner = assigned(tests, {each.name: each.tests for each in features})
-    needs = _dependencies(ours, release, owner)
+    needs = _dependencies(ours, release, owner, pin.amends)
+    order = [each.name for each in features]
+    for path, helpers in tests.items():
+        late = max(
+            order.index(name) for name in [test_owner[path], *_tested(pin, [path, *helpers], ours, release, owner)]
+        )
+        test_owner[path] = order[late]
     pulls: list[Pull] = []
     adder: dict[str, str] = {}  # of helpers and packages of tests: which feature brings it
     for feature in features:
@@ -170,6 +176,9 @@ def feature_pulls(
         wanted |= _packages(wanted) - upstream
         helpers = sorted(path for path in wanted if adder.setdefault(path, feature.name) == feature.name)
         needed = needs.setdefault(feature.name, set())
+        for path in mine:
+            for other in _tested(pin, [path, *tests[path]], ours, release, owner) - {feature.name}:
+                needed |= {other, *needs.get(other, set())} - {feature.name}
         for other in {adder[path] for path in wanted} - {feature.name}:
             needed |= {other, *needs[other]}
         old = {path: (release / path).read_bytes() for path in paths if path not in pin.adds}
@@ -204,19 +213,42 @@ def order_problems(pulls: Iterable[Pull]) -> dict[str, str]:
     return found
 
 
-def _dependencies(ours: Mapping[str, bytes], release: Path, owner: Mapping[str, str]) -> dict[str, set[str]]:
-    """For each feature those that it needs, directly or not."""
-
+def _merged_reader(ours: Mapping[str, bytes], release: Path) -> Reader:
     def read(path: str) -> bytes | None:
         if path in ours:
             return ours[path]
         place = release / path
         return place.read_bytes() if place.is_file() else None
 
+    return read
+
+
+def _tested(
+    pin: Pin, paths: Iterable[str], ours: Mapping[str, bytes], release: Path, owner: Mapping[str, str]
+) -> set[str]:
+    """The features that these files of tests/ import from."""
+    read = _merged_reader(ours, release)
+
+    def read_tests(path: str) -> bytes | None:
+        return (pin.root / path).read_bytes() if path in those else read(path)
+
+    those = set(paths)
+    return {owner[each] for path in those for each in imported_files(path, read_tests) if each in owner}
+
+
+def _dependencies(
+    ours: Mapping[str, bytes], release: Path, owner: Mapping[str, str], amended: Container[str]
+) -> dict[str, set[str]]:
+    """For each feature those that it needs, directly or not."""
+    read = _merged_reader(ours, release)
     needs: dict[str, set[str]] = {name: set() for name in owner.values()}
     for path in ours:
         if path.endswith(".py"):
-            needs[owner[path]] |= {owner[each] for each in imported_files(path, read) if each in owner}
+            found = imported_files(path, read)
+            if path in amended:  # what the release's file imports as well is there in any case
+                theirs = {**ours, path: (release / path).read_bytes()}
+                found -= imported_files(path, _merged_reader(theirs, release))
+            needs[owner[path]] |= {owner[each] for each in found if each in owner}
     for _ in needs:
         for name, those in needs.items():
             those.update(*(needs[each] for each in list(those)))
