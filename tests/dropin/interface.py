@@ -57,7 +57,7 @@ def differences() -> list[str]:
 
 def _lacking(path: str, there: Any, here: Any) -> list[str]:
     if not isinstance(there, dict):
-        return [] if there == here else [f"{path}: {there} in the release, {here} here"]
+        return [] if there == here else [_apart(path, there, here)]
     lines = []
     for name, value in there.items():
         place = f"{path}.{name}"
@@ -68,6 +68,14 @@ def _lacking(path: str, there: Any, here: Any) -> list[str]:
         else:
             lines += _lacking(place, value, here[name])
     return lines
+
+
+def _apart(path: str, there: Any, here: Any) -> str:
+    """Say where two values differ; of lists, what each of them has alone."""
+    if isinstance(there, list) and isinstance(here, list):
+        lost, new = [one for one in there if one not in here], [one for one in here if one not in there]
+        there, here = (lost, new) if lost or new else ("another order", here)
+    return f"{path}: {there} in the release, {here} here"
 
 
 def _arguments(path: str, there: list[list[str]], here: list[list[str]]) -> list[str]:
@@ -173,7 +181,7 @@ def built(name: str) -> dict[str, Any]:
         if type(part).__module__.startswith(("monai", "torch.nn.modules.container")):
             found[place or "itself"] = dict.fromkeys(names + list(part._modules), {})
     parameters = [[key, list(p.shape), p.requires_grad] for key, p in net.named_parameters()]
-    return {"attributes": found, "parameters": str(parameters), "state dict": str(list(net.state_dict()))}
+    return {"attributes": found, "parameters": parameters, "state dict": list(net.state_dict())}
 
 
 def main(modules: list[str]) -> int:
