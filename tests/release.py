@@ -25,8 +25,9 @@ from typing import Any
 
 import torch
 
-from fork.referee import Referee, release_environment
+from fork.referee import Referee
 from fork.referee import RefereeError as ReleaseError
+from fork.referee import release_environment
 from tests.release_worker import energy
 
 __all__ = [

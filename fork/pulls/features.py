@@ -100,26 +100,6 @@ FEATURES: tuple[Feature, ...] = (
         upstream_tests=("tests/networks/utils/test_copy_model_state.py",),
     ),
     Feature(
-        name="positions",
-        title="Compute relative positions inside the fused kernel",
-        purpose=(
-            "Decomposed relative positions become a module that extends queries and keys, in 1-D to 3-D, for keys "
-            "on another grid, and under TorchScript."
-        ),
-        evidence=(
-            "SABlock with relative positions over 64 x 64 tokens takes 458 ms instead of 1,594 and 38 MB instead "
-            "of 1,652."
-        ),
-        paths=(
-            "monai/networks/blocks/attention/__init__.py",
-            "monai/networks/blocks/attention/positions.py",
-            "monai/networks/blocks/attention_utils.py",
-            "monai/networks/blocks/rel_pos_embedding.py",
-        ),
-        tests=("tests/networks/blocks/test_*position*",),
-        upstream_tests=("tests/networks/blocks/test_selfattention.py",),
-    ),
-    Feature(
         name="kernels",
         title="Run attention in the fused kernel whatever the mask",
         purpose=(
@@ -128,16 +108,35 @@ FEATURES: tuple[Feature, ...] = (
         ),
         evidence="A training step over 8,192 tokens, 4 heads and dropout peaks at 143 MB instead of 4.3 GB.",
         paths=(
-            "monai/networks/blocks/attention/torch_private.py",
+            "monai/networks/blocks/attention/__init__.py",
             "monai/networks/blocks/attention/mask.py",
             "monai/networks/blocks/attention/derivatives.py",
-            "monai/networks/blocks/attention/flops.py",
             "monai/networks/blocks/attention/kernels.py",
         ),
         tests=(
             "tests/networks/blocks/test_attention_kernels.py",
             "tests/networks/blocks/test_*flops*",
         ),
+    ),
+    Feature(
+        name="positions",
+        title="Compute relative positions inside the fused kernel",
+        purpose=(
+            "Positions are a module that is handed to a block. Decomposed ones extend queries and keys, in 1-D to 3-D, for keys "
+            "on another grid, and under TorchScript."
+        ),
+        evidence=(
+            "SABlock with relative positions over 64 x 64 tokens takes 458 ms instead of 1,594 and 38 MB instead "
+            "of 1,652."
+        ),
+        paths=(
+            "monai/networks/blocks/attention/positions.py",
+            "monai/networks/blocks/attention/relative_positions.py",
+            "monai/networks/blocks/attention_utils.py",
+            "monai/networks/blocks/rel_pos_embedding.py",
+        ),
+        tests=("tests/networks/blocks/test_*position*",),
+        upstream_tests=("tests/networks/blocks/test_selfattention.py",),
     ),
     Feature(
         name="attention-core",

@@ -29,8 +29,9 @@ from parameterized import parameterized
 from torch.optim.swa_utils import AveragedModel
 
 from monai.apps.generation.maisi.networks import autoencoderkl_maisi as maisi
-from monai.networks.nets import VQVAE, AutoencoderKL, SPADEAutoencoderKL, spade_autoencoderkl
+from monai.networks.nets import VQVAE, AutoencoderKL, SPADEAutoencoderKL
 from monai.networks.nets import autoencoderkl as kl
+from monai.networks.nets import spade_autoencoderkl
 from monai.networks.nets import vqvae as vq
 
 torch.set_num_threads(1)

@@ -9,10 +9,10 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Relative positions along the axes of a grid; they live in :mod:`monai.networks.blocks.attention.positions`."""
+"""Terms of relative positions; they live in :mod:`monai.networks.blocks.attention.relative_positions`."""
 
 from __future__ import annotations
 
-from monai.networks.blocks.attention.positions import add_decomposed_rel_pos, get_rel_pos
+from monai.networks.blocks.attention.relative_positions import add_decomposed_rel_pos, get_rel_pos
 
 __all__ = ["add_decomposed_rel_pos", "get_rel_pos"]

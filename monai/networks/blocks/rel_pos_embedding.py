@@ -9,11 +9,11 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The embedding of relative positions; it lives in :mod:`monai.networks.blocks.attention.positions`."""
+"""The embedding of relative positions; it lives in :mod:`monai.networks.blocks.attention.relative_positions`."""
 
 from __future__ import annotations
 
-from monai.networks.blocks.attention.positions import DecomposedRelativePosEmbedding
+from monai.networks.blocks.attention.relative_positions import DecomposedRelativePosEmbedding
 from monai.networks.blocks.attention_utils import add_decomposed_rel_pos
 from monai.utils.misc import ensure_tuple_size
 

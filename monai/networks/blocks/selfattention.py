@@ -18,7 +18,7 @@ import torch
 import torch.nn as nn
 
 from monai.networks.blocks.attention.block import AttentionBlock
-from monai.networks.blocks.attention.options import resolve_projection
+from monai.networks.blocks.attention.options import AttentionOptions
 from monai.networks.layers.utils import get_rel_pos_embedding_layer
 
 __all__ = ["SABlock"]
@@ -40,6 +40,7 @@ class SABlock(AttentionBlock):
         causal: whether a token attends to itself and to earlier tokens only. Defaults to False.
         sequence_length: number of tokens, required where ``causal`` is True. Longer inputs work too.
         rel_pos_embedding: ``"decomposed"`` adds relative positions per axis (see https://arxiv.org/abs/2112.01526).
+            Or a module, such as a :class:`~monai.networks.blocks.attention.positions.Positions`.
         input_size: spatial size of the tokens' grid, 2-D or 3-D, required by ``rel_pos_embedding``.
         attention_dtype: type in which q, k and v meet; the result is cast back.
         include_fc: whether an output projection follows, where ``use_proj_attn`` is None. Defaults to True.
@@ -68,7 +69,7 @@ class SABlock(AttentionBlock):
         hidden_input_size: int | None = None,
         causal: bool = False,
         sequence_length: int | None = None,
-        rel_pos_embedding: str | None = None,
+        rel_pos_embedding: str | tuple | nn.Module | None = None,
         input_size: tuple | None = None,
         attention_dtype: torch.dtype | None = None,
         include_fc: bool = True,
@@ -76,27 +77,35 @@ class SABlock(AttentionBlock):
         use_flash_attention: bool = False,
         use_proj_attn: bool | None = None,
     ) -> None:
+        options = AttentionOptions(
+            dropout_rate=dropout_rate,
+            qkv_bias=qkv_bias,
+            save_attn=save_attn,
+            include_fc=include_fc,
+            use_combined_linear=use_combined_linear,
+            use_flash_attention=use_flash_attention,
+            use_proj_attn=use_proj_attn,
+            attention_dtype=attention_dtype,
+        )
         super().__init__(
             hidden_size=hidden_size,
             num_heads=num_heads,
-            dropout_rate=dropout_rate,
-            save_attn=save_attn,
+            options=options,
             dim_head=dim_head,
             hidden_input_size=hidden_input_size,
             causal=causal,
             sequence_length=sequence_length,
             rel_pos_embedding=rel_pos_embedding,
             input_size=input_size,
-            attention_dtype=attention_dtype,
-            use_flash_attention=use_flash_attention,
-            use_proj_attn=resolve_projection(use_proj_attn, include_fc),
         )
         self.dim_head = self.head_dim
         self.include_fc = self.use_proj_attn
         self.use_combined_linear = use_combined_linear
         self._make_linears(qkv_bias)
         rel_pos = None
-        if rel_pos_embedding is not None:
+        if isinstance(rel_pos_embedding, nn.Module):
+            rel_pos = rel_pos_embedding
+        elif rel_pos_embedding is not None:
             rel_pos = get_rel_pos_embedding_layer(rel_pos_embedding, input_size, self.head_dim, num_heads)
         self._make_parts(use_combined_linear, rel_pos)
 

@@ -17,14 +17,13 @@ from typing import Any, Optional
 import torch
 import torch.nn as nn
 
-from monai.networks.blocks.attention.arguments import projection_argument
-from monai.networks.blocks.attention.options import AttentionOptions, check_sizes
+from monai.networks.blocks.attention.options import check_sizes, projection_argument
 from monai.networks.blocks.crossattention import CrossAttentionBlock
 from monai.networks.blocks.mlp import MLPBlock
 from monai.networks.blocks.selfattention import SABlock
 from monai.networks.state_dict.hooks import SafeLoading
 
-__all__ = ["TransformerBlock", "transformer_stack"]
+__all__ = ["TransformerBlock"]
 
 
 class TransformerBlock(SafeLoading):
@@ -140,21 +139,3 @@ class TransformerBlock(SafeLoading):
             else:
                 x = x + self.cross_attn(normed, context=context, attn_mask=context_mask)
         return x + self.mlp(self.norm2(x))
-
-
-def transformer_stack(
-    num_layers: int, hidden_size: int, mlp_dim: int, num_heads: int, options: AttentionOptions, **kwargs
-) -> list[TransformerBlock]:
-    """
-    Build equal transformer blocks that share their attention options.
-
-    Args:
-        num_layers: number of blocks.
-        hidden_size: width of the tokens.
-        mlp_dim: width of the feed-forward networks.
-        num_heads: number of attention heads.
-        options: attention options of every block.
-        kwargs: further arguments of :class:`TransformerBlock`.
-    """
-    shared = options.arguments("attention_dtype")
-    return [TransformerBlock(hidden_size, mlp_dim, num_heads, **shared, **kwargs) for _ in range(num_layers)]

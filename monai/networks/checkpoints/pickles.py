@@ -19,10 +19,11 @@ on it.
 
 from __future__ import annotations
 
-import _compat_pickle
 import struct
 from collections.abc import Callable
 from typing import Any
+
+import _compat_pickle
 
 from . import limits
 from .refusal import CheckpointRefused

@@ -67,7 +67,7 @@ def release_state_dict(net: nn.Module, state_dict: dict[str, torch.Tensor]) -> d
     for path, block, fixed, deaf in _blocks(net):
         prefix = f"{path}." if path else ""
         if not block.use_proj_attn and (fixed or deaf or isinstance(block, CrossAttentionBlock)):
-            adapted.update(identity(Attention(block, prefix, ""), adapted))
+            adapted.update(identity(Attention(block, prefix), adapted))
         if isinstance(block, SABlock):
             _set_linears(adapted, prefix, fixed or (block.use_combined_linear and not deaf))
         if block.causal:

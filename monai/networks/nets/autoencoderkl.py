@@ -21,8 +21,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from monai.networks.blocks import Convolution, SpatialAttentionBlock, Upsample
-from monai.networks.blocks.attention.arguments import projection_argument
-from monai.networks.blocks.attention.options import AttentionOptions
+from monai.networks.blocks.attention.options import AttentionOptions, projection_argument
 from monai.networks.blocks.autoencoder import (
     Cascade,
     GaussianLatent,

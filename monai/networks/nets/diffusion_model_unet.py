@@ -29,6 +29,7 @@ from monai.networks.blocks import (  # noqa: F401
     SpatialAttentionBlock,
     Upsample,
 )
+from monai.networks.blocks.attention.options import projection_argument, upcast_argument
 from monai.networks.blocks.diffusion.layers import (  # noqa: F401
     DiffusionUnetDownsample,
     DiffusionUNetResnetBlock,
@@ -36,13 +37,8 @@ from monai.networks.blocks.diffusion.layers import (  # noqa: F401
     get_timestep_embedding,
     zero_module,
 )
-from monai.networks.blocks.diffusion.names import UNET_NAMES, given
-from monai.networks.blocks.diffusion.network import (
-    DiffusionBackbone,
-    DiffusionUNetBackbone,
-    NetworkPlan,
-    add_residuals,
-)
+from monai.networks.blocks.diffusion.names import UNET_NAMES
+from monai.networks.blocks.diffusion.network import DiffusionBackbone, DiffusionUNetBackbone, NetworkPlan, add_residuals
 from monai.networks.blocks.diffusion.stages import (
     AttnDownBlock,
     AttnMidBlock,
@@ -50,10 +46,7 @@ from monai.networks.blocks.diffusion.stages import (
     CrossAttnMidBlock,
     DownBlock,
 )
-from monai.networks.blocks.diffusion.transformer import (  # noqa: F401
-    DiffusionUNetTransformerBlock,
-    SpatialTransformer,
-)
+from monai.networks.blocks.diffusion.transformer import DiffusionUNetTransformerBlock, SpatialTransformer  # noqa: F401
 from monai.networks.blocks.diffusion.up_stages import AttnUpBlock, CrossAttnUpBlock, UpBlock
 from monai.networks.layers.factories import Pool  # noqa: F401
 from monai.utils import ensure_tuple_rep  # noqa: F401
@@ -101,7 +94,8 @@ def get_down_block(
             include_fc=include_fc,
             use_combined_linear=use_combined_linear,
             use_flash_attention=use_flash_attention,
-            **given(upcast_attention=upcast_attention or None, use_proj_attn=use_proj_attn),
+            **upcast_argument(upcast_attention),
+            **projection_argument(use_proj_attn),
         )
     if with_cross_attn:
         return CrossAttnDownBlock(
@@ -122,7 +116,7 @@ def get_down_block(
             include_fc=include_fc,
             use_combined_linear=use_combined_linear,
             use_flash_attention=use_flash_attention,
-            **given(use_proj_attn=use_proj_attn),
+            **projection_argument(use_proj_attn),
         )
     return DownBlock(
         spatial_dims=spatial_dims,
@@ -170,7 +164,7 @@ def get_mid_block(
             include_fc=include_fc,
             use_combined_linear=use_combined_linear,
             use_flash_attention=use_flash_attention,
-            **given(use_proj_attn=use_proj_attn),
+            **projection_argument(use_proj_attn),
         )
     return AttnMidBlock(
         spatial_dims=spatial_dims,
@@ -182,7 +176,8 @@ def get_mid_block(
         include_fc=include_fc,
         use_combined_linear=use_combined_linear,
         use_flash_attention=use_flash_attention,
-        **given(upcast_attention=upcast_attention or None, use_proj_attn=use_proj_attn),
+        **upcast_argument(upcast_attention),
+        **projection_argument(use_proj_attn),
     )
 
 
@@ -226,7 +221,8 @@ def get_up_block(
             include_fc=include_fc,
             use_combined_linear=use_combined_linear,
             use_flash_attention=use_flash_attention,
-            **given(upcast_attention=upcast_attention or None, use_proj_attn=use_proj_attn),
+            **upcast_argument(upcast_attention),
+            **projection_argument(use_proj_attn),
         )
     if with_cross_attn:
         return CrossAttnUpBlock(
@@ -248,7 +244,7 @@ def get_up_block(
             include_fc=include_fc,
             use_combined_linear=use_combined_linear,
             use_flash_attention=use_flash_attention,
-            **given(use_proj_attn=use_proj_attn),
+            **projection_argument(use_proj_attn),
         )
     return UpBlock(
         spatial_dims=spatial_dims,

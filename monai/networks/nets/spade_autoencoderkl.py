@@ -22,8 +22,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from monai.networks.blocks import Convolution, SpatialAttentionBlock, Upsample
-from monai.networks.blocks.attention.arguments import projection_argument
-from monai.networks.blocks.attention.options import AttentionOptions
+from monai.networks.blocks.attention.options import AttentionOptions, projection_argument
 from monai.networks.blocks.autoencoder import GaussianLatent, LayerBuilder, decoder_blocks, resolve_levels
 from monai.networks.blocks.spade_norm import SPADE
 from monai.networks.nets.autoencoderkl import Encoder

@@ -22,8 +22,9 @@ import torch.nn as nn
 
 # the release has these names in this module; a class that a user puts in the place of one of them is built instead
 from monai.networks.blocks import Convolution, SpatialAttentionBlock  # noqa: F401
+from monai.networks.blocks.attention.options import projection_argument, upcast_argument
 from monai.networks.blocks.diffusion.layers import ResidualBlock
-from monai.networks.blocks.diffusion.names import Names, given
+from monai.networks.blocks.diffusion.names import Names
 from monai.networks.blocks.diffusion.network import DiffusionUNetBackbone, NetworkPlan, add_residuals
 from monai.networks.blocks.diffusion.parts import CrossAttention, Residuals, SelfAttention, alternating, up_widths
 from monai.networks.blocks.spade_norm import SPADE
@@ -387,7 +388,8 @@ def get_spade_up_block(
             include_fc=include_fc,
             use_combined_linear=use_combined_linear,
             use_flash_attention=use_flash_attention,
-            **given(upcast_attention=upcast_attention or None, use_proj_attn=use_proj_attn),
+            **upcast_argument(upcast_attention),
+            **projection_argument(use_proj_attn),
         )
     if with_cross_attn:
         return SPADECrossAttnUpBlock(
@@ -408,7 +410,7 @@ def get_spade_up_block(
             upcast_attention=upcast_attention,
             spade_intermediate_channels=spade_intermediate_channels,
             use_flash_attention=use_flash_attention,
-            **given(use_proj_attn=use_proj_attn),
+            **projection_argument(use_proj_attn),
         )
     return SPADEUpBlock(
         spatial_dims=spatial_dims,

@@ -19,8 +19,8 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from monai.networks.blocks.attention.arguments import projection_argument
 from monai.networks.blocks.attention.cache import CachedTransformerBlock, why_not_cached
+from monai.networks.blocks.attention.options import projection_argument
 from monai.networks.blocks.transformerblock import TransformerBlock
 from monai.networks.state_dict.hooks import OldCheckpoints
 from monai.networks.state_dict.torch_private import has_hooks

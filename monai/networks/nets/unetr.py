@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from monai.networks.blocks.attention.arguments import block_arguments
+from monai.networks.blocks.attention.options import block_arguments
 from monai.networks.blocks.dynunet_block import UnetOutBlock
 from monai.networks.blocks.unetr_block import UnetrBasicBlock, UnetrPrUpBlock, UnetrUpBlock
 from monai.networks.nets.vit import ViT

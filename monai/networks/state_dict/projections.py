@@ -59,17 +59,18 @@ class Attention:
     Args:
         block: the block.
         prefix: of its keys.
-        group: blocks of one group are built alike: either all of them have an output projection, or none.
+        group: its kind, and the part of the network, if any, that is built in a way of its own. Blocks of one group are
+            built alike: either all of them have an output projection, or none.
     """
 
     block: Any
     prefix: str
-    group: str
+    group: tuple[str, str] = ("", "")
 
     @property
     def may_be_unused(self) -> bool:
         """Whether MONAI 1.4 may have saved the output projection without using it."""
-        return self.group == "self"
+        return self.group == ("self", "")
 
     @property
     def keys(self) -> list[str]:
@@ -112,7 +113,7 @@ def attention_in(module: nn.Module, prefix: str) -> list[Attention]:
         kind = getattr(block, "attention_kind", None)
         if kind is not None:
             part = next((part for part in parts if name.startswith(f"{part}.")), "")
-            found.append(Attention(block, f"{prefix}{name}." if name else prefix, f"{kind} {part}".strip()))
+            found.append(Attention(block, f"{prefix}{name}." if name else prefix, (kind, part)))
     return found
 
 

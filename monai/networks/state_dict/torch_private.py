@@ -165,7 +165,7 @@ def is_plain(module: nn.Module | None, kind: type[nn.Module]) -> bool:
 
 def inside_of_compiled(module: nn.Module) -> nn.Module | None:
     """The module inside of the one that ``torch.compile(module)`` returns; None for any other module."""
-    return module._modules.get("_orig_mod")
+    return module._modules["_orig_mod"] if "_orig_mod" in module._modules else None  # a script has no get()
 
 
 def is_compiled_in_place(module: nn.Module) -> bool:

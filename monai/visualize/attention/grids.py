@@ -21,9 +21,9 @@ import torch
 import torch.nn as nn
 
 from monai.networks.blocks.attention.block import AttentionBlock
+from monai.networks.blocks.attention.positions import Positions
 from monai.networks.blocks.diffusion.transformer import SpatialTransformer
 from monai.networks.blocks.patchembedding import PatchEmbeddingBlock
-from monai.networks.blocks.rel_pos_embedding import DecomposedRelativePosEmbedding
 from monai.networks.blocks.spatialattention import SpatialAttentionBlock
 from monai.networks.nets.masked_autoencoder_vit import MaskedAutoEncoderViT
 from monai.networks.nets.vit import ViT
@@ -92,11 +92,11 @@ def token_layouts(net: nn.Module) -> dict[AttentionBlock, TokenLayout]:
 
 
 def _own_layout(block: AttentionBlock) -> TokenLayout:
-    """The layout of a block that has relative positions."""
-    embedding = block.rel_positional_embedding
-    if not isinstance(embedding, DecomposedRelativePosEmbedding):
+    """The layout of a block whose positions know of a grid."""
+    positions = block.rel_positional_embedding
+    if not isinstance(positions, Positions):
         return NO_GRID
-    return TokenLayout(grid=embedding.s_input_dims, key_grid=embedding.s_context_dims)
+    return TokenLayout(grid=positions.token_grid(), key_grid=positions.key_grid())
 
 
 def _parts_with_layout(module: nn.Module) -> list[tuple[nn.Module, TokenLayout]]:

@@ -12,12 +12,21 @@
 
 from __future__ import annotations
 
+import inspect
 import unittest
 
 import torch
 from parameterized import parameterized
 
-from monai.networks.blocks.attention.options import AttentionOptions, resolve_projection
+from monai.networks.blocks import TransformerBlock
+from monai.networks.blocks.attention.options import (
+    AttentionOptions,
+    block_arguments,
+    dropout_argument,
+    resolve_projection,
+    type_argument,
+    upcast_argument,
+)
 
 torch.set_num_threads(1)
 
@@ -35,13 +44,21 @@ class TestResolveProjection(unittest.TestCase):
 
 class TestAttentionOptions(unittest.TestCase):
     def test_defaults_are_those_of_the_transformer_block(self):
-        import inspect
-
-        from monai.networks.blocks import TransformerBlock
-
         signature = inspect.signature(TransformerBlock).parameters
-        for name, value in AttentionOptions().arguments("attention_dtype").items():
-            self.assertEqual(signature[name].default, value, name)
+        for name, value in vars(AttentionOptions()).items():
+            if name != "attention_dtype":
+                self.assertEqual(signature[name].default, value, name)
+
+    def test_added_arguments_are_left_out_where_they_say_nothing(self):
+        self.assertEqual(block_arguments(True, False, None), {})
+        self.assertEqual(
+            block_arguments(False, True, False),
+            dict.fromkeys(("use_combined_linear", "use_proj_attn"), False) | {"use_flash_attention": True},
+        )
+        self.assertEqual([upcast_argument(False), type_argument(None), dropout_argument(None)], [{}, {}, {}])
+        self.assertEqual(dropout_argument(0.0), {"dropout": 0.0})
+        self.assertEqual(type_argument(torch.half), {"attention_dtype": torch.half})
+        self.assertEqual(upcast_argument(True), {"upcast_attention": True})
 
 
 if __name__ == "__main__":

@@ -29,9 +29,9 @@ from monai.networks.blocks.attention.kernels import (
     _logits_of_the_kernel,
     fused_attention,
     fused_attention_with_bias,
+    sum_over_axes,
 )
 from monai.networks.blocks.attention.mask import attention_weights, lower_triangle, resolve_mask
-from monai.networks.blocks.attention.positions import sum_over_axes
 
 torch.set_num_threads(1)
 BATCH, HEADS, QUERIES, KEYS = 3, 2, 5, 4

@@ -20,8 +20,6 @@ import torch.nn as nn
 from parameterized import parameterized
 
 from monai.networks.blocks import TransformerBlock
-from monai.networks.blocks.attention.options import AttentionOptions
-from monai.networks.blocks.transformerblock import transformer_stack
 from tests.release import assert_equal_to_release, release_run
 from tests.scripting import assert_scripts
 
@@ -119,14 +117,6 @@ class TestTransformerBlock(unittest.TestCase):
         context = tokens(7, seed=2)
         expected = net(tokens(), context=context[:, :4])
         torch.testing.assert_close(net(tokens(), context=context, context_mask=mask), expected)
-
-    def test_stack_shares_the_options(self):
-        options = AttentionOptions(qkv_bias=True, use_combined_linear=False, use_proj_attn=False)
-        stack = transformer_stack(3, 24, 32, 4, options, with_cross_attention=True)
-        self.assertEqual(len(stack), 3)
-        for net in stack:
-            self.assertIn("attn.to_q.bias", net.state_dict())
-            self.assertFalse([key for key in net.state_dict() if "out_proj" in key])
 
     @parameterized.expand([(case,) for case in TEST_CASES[::3]])
     def test_script(self, kwargs):

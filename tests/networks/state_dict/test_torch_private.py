@@ -130,6 +130,7 @@ class TestTorchPrivate(unittest.TestCase):
     def test_compiled(self):
         layer = nn.Linear(2, 2)
         self.assertIsNone(torch_private.inside_of_compiled(layer))
+        self.assertIsNone(torch_private.inside_of_compiled(torch.jit.script(layer)))
         self.assertIs(torch_private.inside_of_compiled(torch.compile(layer, backend="eager")), layer)
         self.assertFalse(torch_private.is_compiled_in_place(layer))
         layer.compile(backend="eager")

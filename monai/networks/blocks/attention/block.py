@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The core that the attention blocks share."""
+"""The core that the attention blocks share, and the modules that split tokens into heads and join them again."""
 
 from __future__ import annotations
 
@@ -18,19 +18,16 @@ from typing import Any, Optional
 
 import torch
 import torch.nn as nn
-import torch.nn.functional as F
 
 from monai.networks.blocks.attention.derivatives import kernel_serves
-from monai.networks.blocks.attention.flops import count_attention
-from monai.networks.blocks.attention.kernels import fused_attention, fused_attention_with_bias, runs_now
+from monai.networks.blocks.attention.kernels import count_attention, fused_attention
 from monai.networks.blocks.attention.mask import attention_weights, causal_buffer, lower_triangle, resolve_mask
-from monai.networks.blocks.attention.options import check_sizes
-from monai.networks.blocks.attention.positions import DecomposedRelativePosEmbedding, sum_over_axes
-from monai.networks.blocks.attention.rearrange import JoinHeads, SplitHeads, SplitQueriesKeysValues
+from monai.networks.blocks.attention.options import AttentionOptions, check_sizes
+from monai.networks.blocks.attention.positions import Positions
 from monai.networks.state_dict.hooks import SafeLoading
 from monai.networks.state_dict.torch_private import is_plain, own_module, remove_buffer
 
-__all__ = ["AttentionBlock", "runs_own_forward"]
+__all__ = ["AttentionBlock", "JoinHeads", "SplitHeads", "SplitQueriesKeysValues", "runs_own_forward"]
 
 OWN_MODULES = ("monai.networks.blocks.selfattention", "monai.networks.blocks.crossattention")
 TOO_OLD_TO_RUN = (
@@ -42,6 +39,42 @@ TOO_OLD_TO_RUN = (
 def runs_own_forward(block: nn.Module) -> bool:
     """Tell whether a block of attention computes as this package says, not as a subclass or its user does."""
     return getattr(type(block).forward, "__module__", "") in OWN_MODULES and "forward" not in block.__dict__
+
+
+class SplitHeads(nn.Module):
+    """
+    (B, N, heads x D) to (B, heads, N, D).
+
+    Args:
+        num_heads: number of attention heads.
+    """
+
+    def __init__(self, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        batch, tokens, width = x.shape
+        return x.reshape(batch, tokens, self.num_heads, width // self.num_heads).transpose(1, 2)
+
+    def extra_repr(self) -> str:
+        return f"num_heads={self.num_heads}"
+
+
+class SplitQueriesKeysValues(SplitHeads):
+    """(B, N, 3 x heads x D) to (3, B, heads, N, D): queries, keys and values of one linear."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        batch, tokens, width = x.shape
+        return x.reshape(batch, tokens, 3, self.num_heads, width // (3 * self.num_heads)).permute(2, 0, 3, 1, 4)
+
+
+class JoinHeads(nn.Module):
+    """(B, heads, N, D) to (B, N, heads x D)."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        batch, heads, tokens, width = x.shape
+        return x.transpose(1, 2).reshape(batch, tokens, heads * width)
 
 
 class AttentionBlock(SafeLoading):
@@ -56,9 +89,19 @@ class AttentionBlock(SafeLoading):
     profilers set them to see what runs. Where the kernel has no derivative (forward mode, ``torch.func``), the matrix
     is built, too.
 
-    The arguments are those of :class:`~monai.networks.blocks.selfattention.SABlock`, with ``use_proj_attn`` decided. A
-    subclass makes the linears of q, k and v between two calls, ``__init__`` and ``_make_parts``, so that all parameters
-    have upstream's order; it computes q, k and v in ``project``, and hands them to :meth:`attend`.
+    Args:
+        hidden_size: width of the attention when ``dim_head`` is not given.
+        num_heads: number of attention heads.
+        options: how attention is computed, whatever its sizes.
+        dim_head: width of one head, or None.
+        hidden_input_size: width C of the input and output, or None for ``hidden_size``.
+        causal: whether a query attends to keys up to its own number only.
+        sequence_length: number of tokens, required where ``causal`` is True.
+        rel_pos_embedding: how positions were asked for, or None.
+        input_size: spatial size of the tokens' grid, or None.
+
+    A subclass makes the linears of q, k and v between two calls, ``__init__`` and ``_make_parts``, so that all
+    parameters have upstream's order; it computes q, k and v in ``project``, and hands them to :meth:`attend`.
 
     Raises:
         ValueError: if an argument is out of range, if two arguments exclude each other, or if the width of the
@@ -66,8 +109,8 @@ class AttentionBlock(SafeLoading):
     """
 
     # constants of a script are what the properties say when it is made
-    __constants__ = ["fuses", "use_flash_attention"]
-    __jit_unused_properties__ = ["fuses", "fused_rel_pos"]
+    __constants__ = ["fuses", "places_tokens", "use_flash_attention"]
+    __jit_unused_properties__ = ["fuses", "places_tokens", "asks_positions"]
     attention_kind = "self"
     """What a block attends to, its own tokens ("self") or a context ("cross"). Blocks of a kind are built alike."""
 
@@ -75,28 +118,24 @@ class AttentionBlock(SafeLoading):
         self,
         hidden_size: int,
         num_heads: int,
-        dropout_rate: float,
-        save_attn: bool,
+        options: AttentionOptions,
         dim_head: int | None,
         hidden_input_size: int | None,
         causal: bool,
         sequence_length: int | None,
-        rel_pos_embedding: str | None,
+        rel_pos_embedding: Any,
         input_size: tuple | None,
-        attention_dtype: torch.dtype | None,
-        use_flash_attention: bool,
-        use_proj_attn: bool,
     ) -> None:
         super().__init__()
         count_attention()
-        check_sizes(hidden_size, num_heads, dropout_rate, dim_head)
+        check_sizes(hidden_size, num_heads, options.dropout_rate, dim_head)
         if causal and sequence_length is None:
             raise ValueError("causal attention needs sequence_length, the number of tokens it is built for.")
-        if use_flash_attention and save_attn:
+        if options.use_flash_attention and options.save_attn:
             raise ValueError(
                 "save_attn=True needs the attention matrix, which use_flash_attention=True never builds: drop one."
             )
-        if use_flash_attention and rel_pos_embedding is not None:
+        if options.use_flash_attention and rel_pos_embedding is not None:
             raise ValueError(
                 f"rel_pos_embedding={rel_pos_embedding!r} excludes use_flash_attention=True; leave the flag out: "
                 "the fused kernel is used all the same."
@@ -107,14 +146,14 @@ class AttentionBlock(SafeLoading):
         self.inner_dim = self.head_dim * num_heads
         self.hidden_input_size = hidden_input_size if hidden_input_size else hidden_size
         self.scale = self.head_dim**-0.5
-        self.dropout_rate = dropout_rate
-        self.save_attn = save_attn
-        self.attention_dtype = attention_dtype
+        self.dropout_rate = options.dropout_rate
+        self.save_attn = options.save_attn
+        self.attention_dtype = options.attention_dtype
         self.causal = causal
         self.sequence_length = sequence_length
         self.input_size = input_size
-        self.use_flash_attention = use_flash_attention
-        self.use_proj_attn = use_proj_attn
+        self.use_flash_attention = options.use_flash_attention
+        self.use_proj_attn = use_proj_attn = options.projects
         self.include_fc = True
 
         if not use_proj_attn and self.inner_dim != self.hidden_input_size:
@@ -133,7 +172,7 @@ class AttentionBlock(SafeLoading):
 
         Args:
             combined: whether one linear computes q, k and v.
-            rel_pos: embedding of relative positions, or None.
+            rel_pos: positions of the tokens, or None.
         """
         split = SplitQueriesKeysValues if combined else SplitHeads
         self.input_rearrange = split(self.num_heads)
@@ -168,16 +207,20 @@ class AttentionBlock(SafeLoading):
     @property
     def fuses(self) -> bool:
         """Whether nobody watches or has replaced what the fused kernel computes without calling it."""
-        rel_pos = self.rel_positional_embedding
-        if rel_pos is not None and not is_plain(rel_pos, DecomposedRelativePosEmbedding):
+        if self.rel_positional_embedding is not None and not self.asks_positions:
             return False
         return self.use_flash_attention or is_plain(own_module(self, "drop_weights"), nn.Dropout)
 
     @property
-    def fused_rel_pos(self) -> bool:
-        """Whether there are relative positions that the fused kernel takes."""
-        rel_pos = self.rel_positional_embedding
-        return rel_pos is not None and is_plain(rel_pos, DecomposedRelativePosEmbedding)
+    def places_tokens(self) -> bool:
+        """Whether there are positions that may change queries and keys before they meet."""
+        return isinstance(self.rel_positional_embedding, Positions)
+
+    @property
+    def asks_positions(self) -> bool:
+        """Whether there are positions that say what they add without the whole matrix, and nobody watches them."""
+        positions = self.rel_positional_embedding
+        return isinstance(positions, Positions) and positions.has_kernel and is_plain(positions, type(positions))
 
     def split_heads(self, x: torch.Tensor) -> torch.Tensor:
         """(B, N, heads x D) to (B, heads, N, D)."""
@@ -227,12 +270,14 @@ class AttentionBlock(SafeLoading):
         self, x: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: Optional[torch.Tensor]
     ) -> torch.Tensor:
         """The one place that chooses a path: explicit where the matrix or its weights are wanted, else fused."""
+        if self.places_tokens:
+            q, k = self.rel_positional_embedding.embed(q, k)
         if self.fuses:
             if self.save_attn or not kernel_serves():
                 return self._explicit(x, q, k, v, mask)
             dropout_p = self._dropout_p() if self.drop_weights.training else 0.0
             if self.rel_positional_embedding is not None:
-                return self._fused_with_rel_pos(q, k, v, mask, dropout_p)
+                return self.rel_positional_embedding.fused(q, k, v, mask, self.causal, self.scale, dropout_p)
             return fused_attention(q, k, v, mask, self.causal, self.scale, dropout_p)
         else:
             return self._explicit(x, q, k, v, mask)
@@ -243,25 +288,6 @@ class AttentionBlock(SafeLoading):
             return float(self.dropout_rate)
         else:
             return float(self.drop_weights.p)
-
-    def _fused_with_rel_pos(
-        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: Optional[torch.Tensor], dropout_p: float
-    ) -> torch.Tensor:
-        """
-        The per-axis terms as a bias where a CPU infers. Else they ride along as channels of q that one-hot channels of
-        k pick out: in one call of a kernel, with gradients.
-        """
-        rel_pos = self.rel_positional_embedding
-        if rel_pos is None:  # for TorchScript, which has to see that it is there
-            return fused_attention(q, k, v, mask, self.causal, self.scale, dropout_p)
-        if runs_now() and q.is_cpu and dropout_p == 0.0 and not torch.is_grad_enabled():
-            terms = rel_pos.axis_terms(q, k.shape[2])
-            if len(terms) > 0:
-                return fused_attention_with_bias(q, k, v, terms, mask, self.causal, self.scale)
-        wide_q, wide_k = rel_pos.extend(q, k, self.scale)
-        # the kernels want one width for q, k and v
-        wide_v = F.pad(v, (0, wide_q.shape[-1] - v.shape[-1]))
-        return fused_attention(wide_q, wide_k, wide_v, mask, self.causal, 1.0, dropout_p)[..., : v.shape[-1]]
 
     def _explicit(
         self, x: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: Optional[torch.Tensor]
@@ -310,16 +336,15 @@ class AttentionBlock(SafeLoading):
     def _rows(
         self, x: torch.Tensor, q: torch.Tensor, k: torch.Tensor, queries: torch.Tensor, mask: Optional[torch.Tensor]
     ) -> torch.Tensor:
-        rel_pos = self.rel_positional_embedding
-        fused = self.fused_rel_pos
-        if rel_pos is not None and not fused:
-            logits = rel_pos(x, torch.matmul(q * self.scale, k.transpose(-2, -1)), q)[:, :, queries]
+        positions = self.rel_positional_embedding
+        if self.places_tokens:
+            q, k = positions.embed(q, k)
+        if positions is not None and not self.asks_positions:
+            logits = positions(x, torch.matmul(q * self.scale, k.transpose(-2, -1)), q)[:, :, queries]
         else:
             logits = torch.matmul(q[:, :, queries] * self.scale, k.transpose(-2, -1))
-        if rel_pos is not None and fused:
-            terms = rel_pos.axis_terms(q, k.shape[2])
-            if len(terms) > 0:
-                logits = logits + sum_over_axes([term[:, :, queries] for term in terms])
+            terms = None if positions is None else positions.row_terms(q, k.shape[2], queries)
+            logits = logits if terms is None else logits + terms
         if mask is not None and mask.shape[2] > 1:
             mask = mask[:, :, queries]
         if self.causal:

@@ -19,8 +19,8 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from monai.networks.blocks.attention.block import runs_own_forward
-from monai.networks.blocks.attention.rearrange import JoinHeads, SplitHeads, SplitQueriesKeysValues
+from monai.networks.blocks.attention.block import JoinHeads, SplitHeads, SplitQueriesKeysValues, runs_own_forward
+from monai.networks.blocks.attention.positions import Positions
 from monai.networks.blocks.crossattention import CrossAttentionBlock
 from monai.networks.blocks.mlp import MLPBlock
 from monai.networks.blocks.selfattention import SABlock
@@ -40,13 +40,18 @@ def why_not_cached(block: Any) -> str | None:
     if not isinstance(block, TransformerBlock) or not isinstance(block.attn, SABlock):
         return f"{type(block).__name__} is no TransformerBlock with an SABlock"
     attn = block.attn
-    if not attn.causal or attn.save_attn or attn.rel_positional_embedding is not None:
+    if not attn.causal or attn.save_attn or not _place_one_by_one(attn.rel_positional_embedding):
         return (
             "its self attention has to be causal, without relative positions, and not to save its matrix: it has "
             f"causal={attn.causal}, save_attn={attn.save_attn}, "
             f"rel_pos_embedding={'None' if attn.rel_positional_embedding is None else 'given'}"
         )
     return _whose_forward(block) or _what_was_replaced(block) or _what_is_watched(block)
+
+
+def _place_one_by_one(positions: Any) -> bool:
+    """Whether there are no positions, or those that a decoder may ask to place one token after another."""
+    return positions is None or (isinstance(positions, Positions) and positions.token_by_token)
 
 
 def _whose_forward(block: TransformerBlock) -> str | None:
@@ -163,7 +168,7 @@ class CachedTransformerBlock(nn.Module):
         ValueError: if the block cannot decode on a cache, see :func:`why_not_cached`.
     """
 
-    __constants__ = ["with_cross_attention"]
+    __constants__ = ["places_tokens", "with_cross_attention"]
 
     def __init__(self, block: TransformerBlock, batch_size: int, max_length: int) -> None:
         super().__init__()
@@ -174,6 +179,8 @@ class CachedTransformerBlock(nn.Module):
         self.with_cross_attention = block.with_cross_attention
         self.num_heads, self.head_dim, self.inner_dim = attn.num_heads, attn.head_dim, attn.inner_dim
         self.scale = attn.scale
+        self.positions: Any = attn.rel_positional_embedding
+        self.places_tokens = self.positions is not None
         self.norm_cross_attn = block.norm_cross_attn
         self.cross_attn: Any = block.cross_attn
 
@@ -226,6 +233,9 @@ class CachedTransformerBlock(nn.Module):
         batch, tokens, _ = x.shape
         qkv = F.linear(x, self.qkv[0], self.qkv[1]).view(batch, tokens, 3, self.num_heads, self.head_dim)
         qkv = qkv.permute(2, 0, 3, 1, 4)  # views by methods: indexing takes Python twice as long
+        if self.places_tokens:
+            placed = self.positions.embed(qkv.select(0, 0), qkv.select(0, 1), positions)
+            qkv = torch.stack([placed[0], placed[1], qkv.select(0, 2)])
         cache = self.cache.write(qkv.narrow(0, 1, 2), positions)
         mask: Optional[torch.Tensor] = None
         if start >= 0:

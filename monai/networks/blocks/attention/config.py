@@ -17,8 +17,7 @@ from typing import Any
 import torch.nn as nn
 
 from monai.networks.blocks.attention.block import AttentionBlock
-from monai.networks.blocks.crossattention import CrossAttentionBlock
-from monai.networks.blocks.rel_pos_embedding import DecomposedRelativePosEmbedding
+from monai.networks.blocks.attention.positions import Positions
 
 __all__ = ["attention_config"]
 
@@ -50,7 +49,7 @@ def _row(path: str, block: AttentionBlock) -> dict[str, Any]:
     dtype = block.attention_dtype
     return {
         "path": path,
-        "kind": "cross" if isinstance(block, CrossAttentionBlock) else "self",
+        "kind": block.attention_kind,
         "heads": block.num_heads,
         "head_width": block.head_dim,
         "projection": block.use_proj_attn,
@@ -65,4 +64,5 @@ def _row(path: str, block: AttentionBlock) -> dict[str, Any]:
 def _rel_pos(embedding: nn.Module | None) -> str | None:
     if embedding is None:
         return None
-    return "decomposed" if isinstance(embedding, DecomposedRelativePosEmbedding) else type(embedding).__name__
+    named = embedding.kind if isinstance(embedding, Positions) else None
+    return named or type(embedding).__name__

@@ -9,22 +9,26 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Attention by torch's fused kernel, in parts where that would build the matrix."""
+"""Attention by torch's fused kernel, in parts where that would build the matrix, and what FLOP counters see of it."""
 
 from __future__ import annotations
 
-from typing import Optional
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, Optional
 
 import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 from monai.networks.blocks.attention.derivatives import differentiable_twice
-from monai.networks.blocks.attention.flops import count_attention
 from monai.networks.blocks.attention.mask import allowed_keys, attention_weights, lower_triangle, mask_of_part
-from monai.networks.blocks.attention.positions import sum_over_axes
+from monai.networks.state_dict.torch_private import dispatch_modes
 
-__all__ = ["fused_attention", "fused_attention_with_bias", "runs_now"]
+__all__ = ["count_attention", "fused_attention", "fused_attention_with_bias", "runs_now", "sum_over_axes"]
+
+COUNTER = "torch.utils.flop_counter"
+_counted: list[Any] = []
 
 
 def runs_now() -> bool:
@@ -207,3 +211,63 @@ def _with_bias(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Te
     if not torch.jit.is_scripting():
         count_attention()
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale)
+
+
+def sum_over_axes(terms: list[torch.Tensor]) -> torch.Tensor:
+    """
+    Sum the terms of all axes for every token of a grid.
+
+    Args:
+        terms: one tensor an axis, (..., length of the axis).
+
+    Returns:
+        (..., product of the lengths), tokens in row-major order
+    """
+    total = terms[-1]
+    for term in terms[:-1][::-1]:
+        total = (term.unsqueeze(-1) + total.unsqueeze(-2)).flatten(-2)
+    return total
+
+
+def count_attention() -> None:
+    """
+    Teach :class:`torch.utils.flop_counter.FlopCounterMode` to count attention on a CPU, once somebody has imported it.
+
+    It counts as torch does for its other fused kernels: two products of matrices forward, five backward, as the kernel
+    computes the logits again, where the explicit path has four. A formula that torch or the user has stays.
+    """
+    if torch.compiler.is_compiling() or _counted:
+        return
+    counter: Any = sys.modules.get(COUNTER)
+    if counter is None:
+        return
+    formulas: dict[str, Callable] = {
+        "_scaled_dot_product_flash_attention_for_cpu": _forward_operations,
+        "_scaled_dot_product_flash_attention_for_cpu_backward": _backward_operations,
+    }
+    for name, formula in formulas.items():
+        operation = getattr(torch.ops.aten, name, None)
+        if operation is not None and operation not in counter.flop_registry:
+            counter.register_flop_formula(operation)(formula)
+            _add_to_running(counter, operation)
+    _counted.extend(formulas)
+
+
+def _add_to_running(counter: Any, operation: Any) -> None:
+    """A counter that is on already copied the formulas when it was made."""
+    for mode in dispatch_modes():
+        running = getattr(mode, "counter", None)
+        if isinstance(running, counter.FlopCounterMode):
+            running.flop_registry.setdefault(operation, counter.flop_registry[operation])
+
+
+def _forward_operations(q: Sequence[int], k: Sequence[int], v: Sequence[int], *args: Any, **kwargs: Any) -> int:
+    batch, heads, queries, width = q
+    return 2 * batch * heads * queries * k[2] * (width + v[3])
+
+
+def _backward_operations(
+    gradient: Sequence[int], q: Sequence[int], k: Sequence[int], v: Sequence[int], *args: Any, **kwargs: Any
+) -> int:
+    batch, heads, queries, width = q
+    return 2 * batch * heads * queries * k[2] * (3 * width + 2 * v[3])

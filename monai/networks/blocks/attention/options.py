@@ -9,22 +9,37 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What a network decides once for all of its attention blocks."""
+"""
+How attention is computed, as one object; and arguments that the release's blocks do not have, as typed dictionaries.
+
+These arguments are left out where they say nothing, so that a block class of the user's own, which takes the release's
+arguments, may stand in for one of this package.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
+from typing import TypedDict
 
 import torch
 
-__all__ = ["AttentionOptions", "check_sizes", "resolve_projection"]
+__all__ = [
+    "AttentionOptions",
+    "block_arguments",
+    "check_sizes",
+    "dropout_argument",
+    "projection_argument",
+    "resolve_projection",
+    "type_argument",
+    "upcast_argument",
+]
 
 
 @dataclass(frozen=True)
 class AttentionOptions:
     """
-    What a network decides once for all of its attention blocks, handed down as one object.
+    How attention is computed, whatever its sizes: what a block is built from, and what a network decides once for all
+    of its blocks and hands down as one object.
 
     Args:
         dropout_rate: fraction of the attention weights, and of the block's outputs, dropped in training.
@@ -46,9 +61,15 @@ class AttentionOptions:
     use_proj_attn: bool | None = None
     attention_dtype: torch.dtype | None = None
 
-    def arguments(self, *without: str) -> dict[str, Any]:
-        """The options as keyword arguments of a block, except for those in ``without``, which it does not take."""
-        return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in without}
+    @property
+    def projects(self) -> bool:
+        """
+        Whether attention ends in an output projection.
+
+        Raises:
+            TypeError: if ``use_proj_attn`` is neither a bool nor None.
+        """
+        return resolve_projection(self.use_proj_attn, self.include_fc)
 
 
 def resolve_projection(use_proj_attn: bool | None, include_fc: bool = True) -> bool:
@@ -83,3 +104,64 @@ def check_sizes(hidden_size: int, num_heads: int, dropout_rate: float, dim_head:
         raise ValueError(f"num_heads should be at least 1, got {num_heads}.")
     if not dim_head and hidden_size % num_heads != 0:
         raise ValueError(f"hidden_size {hidden_size} should be divisible by num_heads {num_heads}.")
+
+
+class ProjectionArgument(TypedDict, total=False):
+    """The argument of an attention block that says whether it ends in an output projection."""
+
+    use_proj_attn: bool
+
+
+class BlockArguments(ProjectionArgument, total=False):
+    """What the networks with a :class:`TransformerBlock` that had no such options now hand to it."""
+
+    use_combined_linear: bool
+    use_flash_attention: bool
+
+
+class UpcastArgument(TypedDict, total=False):
+    """The argument of a stage of a diffusion network that says whether attention is computed in float32."""
+
+    upcast_attention: bool
+
+
+class TypeArgument(TypedDict, total=False):
+    """The argument of an attention block that names the type in which q, k and v meet."""
+
+    attention_dtype: torch.dtype
+
+
+class DropoutArgument(TypedDict, total=False):
+    """The argument of a transformer of a diffusion network that says how much is dropped in training."""
+
+    dropout: float
+
+
+def projection_argument(use_proj_attn: bool | None) -> ProjectionArgument:
+    """``use_proj_attn`` as a keyword argument, unless it is None."""
+    return {} if use_proj_attn is None else {"use_proj_attn": use_proj_attn}
+
+
+def upcast_argument(upcast_attention: bool) -> UpcastArgument:
+    """``upcast_attention`` as a keyword argument, where it is asked for."""
+    return {"upcast_attention": True} if upcast_attention else {}
+
+
+def type_argument(attention_dtype: torch.dtype | None) -> TypeArgument:
+    """``attention_dtype`` as a keyword argument, unless it is None."""
+    return {} if attention_dtype is None else {"attention_dtype": attention_dtype}
+
+
+def dropout_argument(dropout: float | None) -> DropoutArgument:
+    """``dropout`` as a keyword argument, unless it is None."""
+    return {} if dropout is None else {"dropout": dropout}
+
+
+def block_arguments(use_combined_linear: bool, use_flash_attention: bool, use_proj_attn: bool | None) -> BlockArguments:
+    """The options as keyword arguments of a :class:`TransformerBlock`, without those that are its defaults."""
+    arguments: BlockArguments = {**projection_argument(use_proj_attn)}
+    if not use_combined_linear:
+        arguments["use_combined_linear"] = False
+    if use_flash_attention:
+        arguments["use_flash_attention"] = True
+    return arguments

@@ -9,289 +9,108 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Where tokens lie on a grid, and what their relative positions add to attention."""
+"""What positions of tokens are to attention: a module that is handed to a block, and asked by whoever computes it."""
 
 from __future__ import annotations
 
-import math
-import warnings
-from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar, Optional
 
 import torch
-import torch.nn.functional as F
-from torch import nn
+import torch.nn as nn
 
-__all__ = ["DecomposedRelativePosEmbedding", "add_decomposed_rel_pos", "axis_terms", "get_rel_pos", "sum_over_axes"]
+from monai.networks.blocks.attention.kernels import fused_attention
 
-RELEASE_IN_3D = (
-    "relative positions in 3-D were pickled as a whole object by MONAI 1.6, which contracts the depth's term along "
-    "the width: this package does not reproduce its outputs. To go on from its weights, save net.state_dict() with "
-    "that release, and load it into a network that is built with this package."
-)
+__all__ = ["Positions"]
 
 
-def get_rel_pos(q_size: int, k_size: int, rel_pos: torch.Tensor) -> torch.Tensor:
+class Positions(nn.Module):
     """
-    Look up the embedding of every relative position along one axis.
+    What the places of tokens do to attention. It is handed to a block, and whoever computes that block's attention asks
+    it: the block, the rows of its matrix that are looked at, and the cache of a decoder.
 
-    Axes of different lengths are compared on the finer of the two grids, as in MViTv2 (https://arxiv.org/abs/2112.01526).
+    A subclass says one of two things, or both:
 
-    Args:
-        q_size: number of query positions along the axis.
-        k_size: number of key positions along the axis.
-        rel_pos: table of embeddings (distances, C), from the most negative distance to the most positive; it is
-            interpolated where it does not hold ``2 * max(q_size, k_size) - 1`` distances.
+    - how queries and keys change before they meet, by :meth:`embed`, as rotary embeddings do;
+    - what is added to the logits, by :meth:`forward` on their whole matrix, by :meth:`fused` without it, and by
+      :meth:`row_terms` for some of its rows.
 
-    Returns:
-        (q_size, k_size, C)
-    """
-    distances = 2 * max(q_size, k_size) - 1
-    table = rel_pos
-    if table.shape[0] != distances:
-        table = F.interpolate(table.t().unsqueeze(0), size=distances, mode="linear").squeeze(0).t()
-    q_step = max(k_size / q_size, 1.0)
-    k_step = max(q_size / k_size, 1.0)
-    q_coord = torch.arange(q_size, device=rel_pos.device).unsqueeze(1) * q_step
-    k_coord = torch.arange(k_size, device=rel_pos.device).unsqueeze(0) * k_step
-    return table[(q_coord - k_coord + (k_size - 1) * k_step).long()]
-
-
-def axis_terms(
-    q: torch.Tensor, rel_pos_lst: list[torch.Tensor], q_size: list[int], k_size: list[int]
-) -> list[torch.Tensor]:
-    """
-    Positional logits of each query, axis by axis: ``q_i . R(position of i, key coordinate)``.
-
-    Args:
-        q: queries (B, Q, C), whose tokens lie on a grid of size ``q_size`` in row-major order.
-        rel_pos_lst: one table of embeddings an axis, see :func:`get_rel_pos`.
-        q_size: grid of the queries.
-        k_size: grid of the keys.
-
-    Returns:
-        one tensor an axis, (B, Q, k_size[axis]).
-    """
-    batch, tokens, channels = q.shape
-    terms: list[torch.Tensor] = []
-    outer, inner = 1, tokens
-    for axis, rel_pos in enumerate(rel_pos_lst):
-        inner = inner // q_size[axis]
-        grid = q.reshape(batch, outer, q_size[axis], inner, channels)
-        embedding = get_rel_pos(q_size[axis], k_size[axis], rel_pos).to(q.dtype)
-        terms.append(torch.einsum("bolic,lkc->bolik", grid, embedding).reshape(batch, tokens, k_size[axis]))
-        outer = outer * q_size[axis]
-    return terms
-
-
-def add_decomposed_rel_pos(
-    attn: torch.Tensor, q: torch.Tensor, rel_pos_lst: list[torch.Tensor], q_size: list[int], k_size: list[int]
-) -> torch.Tensor:
-    r"""
-    Add decomposed relative positions to attention logits, in 1-D, 2-D, 3-D or more.
-
-    The logit of query i and key j grows by :math:`q_i \cdot \sum_a R^a_{p_a(i), p_a(j)}`, where a runs over the axes of
-    the grid and :math:`p_a` is a token's coordinate along a (MViTv2, https://arxiv.org/abs/2112.01526, eq. 4).
-
-    Args:
-        attn: logits (B, Q, K).
-        q: unscaled queries (B, Q, C).
-        rel_pos_lst: one table of embeddings an axis (distances, C), see :func:`get_rel_pos`.
-        q_size: grid of the queries; its product is Q.
-        k_size: grid of the keys; its product is K.
-
-    Returns:
-        (B, Q, K)
-    """
-    batch, queries, keys = attn.shape
-    outer, inner = 1, keys
-    for axis, term in enumerate(axis_terms(q, rel_pos_lst, q_size, k_size)):
-        inner = inner // k_size[axis]
-        grid = attn.reshape(batch, queries, outer, k_size[axis], inner)
-        attn = (grid + term.reshape(batch, queries, 1, k_size[axis], 1)).reshape(batch, queries, keys)
-        outer = outer * k_size[axis]
-    return attn
-
-
-def sum_over_axes(terms: list[torch.Tensor]) -> torch.Tensor:
-    """
-    Sum the terms of all axes for every token of a grid.
-
-    Args:
-        terms: one tensor an axis, (..., length of the axis).
-
-    Returns:
-        (..., product of the lengths), tokens in row-major order
-    """
-    total = terms[-1]
-    for term in terms[:-1][::-1]:
-        total = (term.unsqueeze(-1) + total.unsqueeze(-2)).flatten(-2)
-    return total
-
-
-class DecomposedRelativePosEmbedding(nn.Module):
-    """
-    Relative positions of tokens on a grid, one table of embeddings an axis (MViTv2, https://arxiv.org/abs/2112.01526).
-
-    The keys may lie on another grid than the queries: the one given, or else the queries' grid scaled alike along all
-    axes to the number of keys. Keys that fit no such grid (words, say) have no position and get no term.
-
-    Args:
-        s_input_dims: grid of the queries, (H, W) or (H, W, D).
-        c_dim: width of one attention head.
-        num_heads: number of attention heads.
-        s_context_dims: grid of the keys, with as many axes. Defaults to the queries' grid, scaled where needed.
-
-    Raises:
-        ValueError: if a grid does not have two or three axes, or the grids differ in their number.
+    A subclass with a ``forward`` of its own and no :meth:`fused` gets the whole matrix.
     """
 
-    def __init__(
-        self,
-        s_input_dims: tuple[int, int] | tuple[int, int, int],
-        c_dim: int,
-        num_heads: int,
-        s_context_dims: tuple[int, int] | tuple[int, int, int] | None = None,
-    ) -> None:
-        super().__init__()
-        if not isinstance(s_input_dims, Iterable) or len(tuple(s_input_dims)) not in (2, 3):
-            raise ValueError(f"s_input_dims should be (H, W) or (H, W, D), got {s_input_dims}.")
-        if s_context_dims is not None and len(tuple(s_context_dims)) != len(tuple(s_input_dims)):
-            raise ValueError(
-                f"s_context_dims {s_context_dims} should have as many axes as s_input_dims {s_input_dims}."
-            )
-        self._set_grids(s_input_dims, s_context_dims)
-        self.c_dim = c_dim
-        self.num_heads = num_heads
-        self.rel_pos_arr = nn.ParameterList(torch.zeros(2 * size - 1, c_dim) for size in self.s_input_dims)
+    kind: ClassVar[str | None] = None
+    """How a training configuration names it; by its class where this is None."""
+    has_kernel: ClassVar[bool] = True
+    """Whether :meth:`fused` and :meth:`row_terms` compute what ``forward`` does."""
+    token_by_token: ClassVar[bool] = False
+    """Whether a decoder may place tokens one after another, by :meth:`embed` alone."""
 
-    def _set_grids(self, s_input_dims: Iterable[int], s_context_dims: Iterable[int] | None) -> None:
-        self.s_input_dims = tuple(int(size) for size in s_input_dims)
-        self.fixed_context = s_context_dims is not None
-        self.s_context_dims = tuple(int(size) for size in s_context_dims or s_input_dims)
-        self.queries = math.prod(self.s_input_dims)
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "forward" in vars(cls):
+            cls.has_kernel = "fused" in vars(cls)
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def embed(
+        self, q: torch.Tensor, k: torch.Tensor, positions: Optional[torch.Tensor] = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """
-        Take over an embedding that was pickled as a whole object, by this package or by MONAI 1.6.
-
-        Raises:
-            RuntimeError: if it is the release's in 3-D, whose outputs this package does not reproduce.
-        """
-        super().__setstate__(state)
-        if "queries" not in state:
-            if len(self.s_input_dims) == 3:
-                raise RuntimeError(RELEASE_IN_3D)
-            self._set_grids(self.s_input_dims, None)
-
-    def forward(self, x: torch.Tensor, att_mat: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
-        """
-        Add the positional terms to a matrix of logits.
-
-        Args:
-            x: the block's input; not used.
-            att_mat: logits (B, heads, Q, K).
-            q: unscaled queries (B, heads, Q, D).
-
-        Returns:
-            (B, heads, Q, K)
-
-        Raises:
-            ValueError: if the number of queries is not that of the grid.
-        """
-        k_size = self._key_grid(q.shape[2], att_mat.shape[3])
-        if len(k_size) == 0:
-            return att_mat
-        grid = self._query_grid()
-        flat = add_decomposed_rel_pos(att_mat.flatten(0, 1), q.flatten(0, 1), self._tables(), grid, k_size)
-        return flat.reshape(att_mat.shape)
-
-    def extend(self, q: torch.Tensor, k: torch.Tensor, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
-        """
-        Widen q and k so that their dot product holds the scaled logits and the positional terms at once: q by its
-        terms for every coordinate of every axis, k by its coordinates as one-hot vectors.
+        Place queries and keys.
 
         Args:
             q: queries (B, heads, Q, D).
             k: keys (B, heads, K, D).
-            scale: factor of the logits without positions.
+            positions: numbers of these tokens, (N,), where a decoder hands in a part of them: then N is Q and K. None,
+                the default, means that all tokens are there.
 
         Returns:
-            (B, heads, Q, D + W) and (B, heads, K, D + W), where W is the sum of the key grid's sizes.
-
-        Raises:
-            ValueError: if the number of queries is not that of the grid.
+            queries and keys of the same shapes
         """
-        terms = self.axis_terms(q, k.shape[2])
-        if len(terms) == 0:
-            return q * scale, k
-        coordinates = self._one_hot([term.shape[-1] for term in terms], k).expand(k.shape[0], k.shape[1], -1, -1)
-        return torch.cat([q * scale] + terms, dim=-1), torch.cat([k, coordinates], dim=-1)
+        return q, k
 
-    def axis_terms(self, q: torch.Tensor, keys: int) -> list[torch.Tensor]:
+    def forward(self, x: torch.Tensor, att_mat: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
         """
-        What each axis adds to the logits of each query.
+        Add to a matrix of logits.
 
         Args:
-            q: unscaled queries (B, heads, Q, D).
-            keys: number of keys.
+            x: the block's input.
+            att_mat: logits (B, heads, Q, K).
+            q: unscaled queries (B, heads, Q, D), placed by :meth:`embed`.
 
         Returns:
-            one tensor an axis, (B, heads, Q, length of the axis in the keys' grid); none where the keys lie on no grid.
-
-        Raises:
-            ValueError: if the number of queries is not that of the grid.
+            (B, heads, Q, K)
         """
-        k_size = self._key_grid(q.shape[2], keys)
-        terms: list[torch.Tensor] = []
-        if len(k_size) > 0:
-            for term in axis_terms(q.flatten(0, 1), self._tables(), self._query_grid(), k_size):
-                terms.append(term.reshape(q.shape[0], q.shape[1], q.shape[2], term.shape[-1]))
-        return terms
+        return att_mat
 
-    def _tables(self) -> list[torch.Tensor]:
-        # torch 2.8 does not compile list() of a ParameterList
-        return [table for table in self.rel_pos_arr]  # noqa: C416
+    def fused(
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        mask: Optional[torch.Tensor],
+        causal: bool,
+        scale: float,
+        dropout_p: float,
+    ) -> torch.Tensor:
+        """Attention with these positions by the fused kernel, see :func:`fused_attention`; q and k are placed."""
+        return fused_attention(q, k, v, mask, causal, scale, dropout_p)
 
-    def _query_grid(self) -> list[int]:
-        return list(self.s_input_dims)
+    def row_terms(self, q: torch.Tensor, keys: int, queries: torch.Tensor) -> torch.Tensor | None:
+        """
+        What is added to the logits of some queries.
 
-    def _key_grid(self, queries: int, keys: int) -> list[int]:
-        """Grid of the keys; empty where they lie on none."""
-        if queries != self.queries:
-            raise ValueError(
-                f"{queries} query tokens do not fill the grid {self.s_input_dims} of the relative position embedding: "
-                "build the block with the input_size of its input."
-            )
-        grid = list(self.s_context_dims)
-        if keys != self.queries and not self.fixed_context:
-            grid = self._scaled_grid(keys)
-        tokens = 1
-        for size in grid:
-            tokens *= size
-        if tokens == keys:
-            return grid
-        if self.fixed_context:
-            raise ValueError(f"{keys} context tokens do not fill the grid s_context_dims={self.s_context_dims}.")
-        warnings.warn("The context tokens fit no grid like the queries': they get no relative position.", stacklevel=2)
-        off_grid: list[int] = []
-        return off_grid
+        Args:
+            q: all unscaled queries (B, heads, Q, D), placed.
+            keys: K, number of keys.
+            queries: numbers of the queries, (N,).
 
-    def _scaled_grid(self, keys: int) -> list[int]:
-        axes = sum([1 if size > 1 else 0 for size in self.s_input_dims])
-        ratio = (keys / self.queries) ** (1.0 / max(axes, 1))
-        return [int(round(size * ratio)) if size > 1 else 1 for size in self.s_input_dims]
+        Returns:
+            (B, heads, N, K), or None for nothing.
+        """
+        return None
 
-    def _one_hot(self, size: list[int], like: torch.Tensor) -> torch.Tensor:
-        """Coordinates of the tokens of a grid, one one-hot vector an axis: (tokens, sum of the sizes)."""
-        inner = 1
-        for length in size:
-            inner *= length
-        parts: list[torch.Tensor] = []
-        outer = 1
-        for length in size:
-            inner = inner // length
-            axis = torch.eye(length, dtype=like.dtype, device=like.device).repeat_interleave(inner, dim=0)
-            parts.append(axis.repeat(outer, 1))
-            outer *= length
-        return torch.cat(parts, dim=-1)
+    def token_grid(self) -> tuple[int, ...] | None:
+        """The grid on which the queries lie; None where these positions know of none."""
+        return None
+
+    def key_grid(self) -> tuple[int, ...] | None:
+        """The grid on which the keys of a context lie; None where these positions know of none."""
+        return None

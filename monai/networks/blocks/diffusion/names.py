@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-__all__ = ["UNET_NAMES", "Names", "given"]
+__all__ = ["UNET_NAMES", "Names"]
 
 T = TypeVar("T")
 
@@ -48,13 +48,3 @@ class Names:
 
 UNET_NAMES = Names()
 """The names in :mod:`monai.networks.nets.diffusion_model_unet`."""
-
-
-def given(**options: Any) -> dict[str, Any]:
-    """
-    The options that are not None: arguments that the release does not pass.
-
-    A class that a user has put in the place of another may not take them, and is built without them unless they are
-    asked for.
-    """
-    return {name: value for name, value in options.items() if value is not None}

@@ -20,10 +20,10 @@ from typing import Any, Optional
 import torch
 import torch.nn as nn
 
+from monai.networks.blocks.attention.options import projection_argument
 from monai.networks.blocks.convolutions import Convolution
 from monai.networks.blocks.diffusion.first_layout import first_places
 from monai.networks.blocks.diffusion.layers import convolution, embedding_mlp, zero_module
-from monai.networks.blocks.diffusion.names import given
 from monai.networks.state_dict.hooks import OldCheckpoints
 from monai.networks.state_dict.rules import Part
 from monai.utils import ensure_tuple_rep
@@ -140,7 +140,7 @@ class NetworkPlan:
 
     def _shared(self, level: int, temb_channels: int) -> dict[str, Any]:
         """Arguments of all stages."""
-        return {
+        shared = {
             "spatial_dims": self.spatial_dims,
             "temb_channels": temb_channels,
             "norm_num_groups": self.norm_num_groups,
@@ -152,8 +152,11 @@ class NetworkPlan:
             "include_fc": self.include_fc,
             "use_combined_linear": self.use_combined_linear,
             "use_flash_attention": self.use_flash_attention,
-            **given(dropout_cattn=self.dropout_cattn, use_proj_attn=self.use_proj_attn),
+            **projection_argument(self.use_proj_attn),
         }
+        if self.dropout_cattn is not None:
+            shared["dropout_cattn"] = self.dropout_cattn
+        return shared
 
     def _check_conditioning(self) -> None:
         if self.with_conditioning and self.cross_attention_dim is None:

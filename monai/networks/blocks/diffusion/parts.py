@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn as nn
 
+from monai.networks.blocks.attention.options import dropout_argument, projection_argument, type_argument
 from monai.networks.blocks.convolutions import Convolution
 from monai.networks.blocks.diffusion.layers import (
     DiffusionUnetDownsample,
@@ -27,7 +28,7 @@ from monai.networks.blocks.diffusion.layers import (
     convolution,
     nearest_upsample,
 )
-from monai.networks.blocks.diffusion.names import UNET_NAMES, Names, given
+from monai.networks.blocks.diffusion.names import UNET_NAMES, Names
 from monai.networks.blocks.diffusion.transformer import SpatialTransformer
 from monai.networks.blocks.spatialattention import SpatialAttentionBlock
 
@@ -117,7 +118,8 @@ class SelfAttention:
             include_fc=self.include_fc,
             use_combined_linear=self.use_combined_linear,
             use_flash_attention=self.use_flash_attention,
-            **given(attention_dtype=torch.float if self.upcast_attention else None, use_proj_attn=self.use_proj_attn),
+            **type_argument(torch.float if self.upcast_attention else None),
+            **projection_argument(self.use_proj_attn),
         )
 
 
@@ -166,7 +168,8 @@ class CrossAttention:
             include_fc=self.include_fc,
             use_combined_linear=self.use_combined_linear,
             use_flash_attention=self.use_flash_attention,
-            **given(dropout=self.dropout_cattn, use_proj_attn=self.use_proj_attn),
+            **dropout_argument(self.dropout_cattn),
+            **projection_argument(self.use_proj_attn),
         )
 
 

@@ -18,13 +18,7 @@ from typing import Optional
 import torch
 import torch.nn as nn
 
-from monai.networks.blocks.diffusion.parts import (
-    CrossAttention,
-    Residuals,
-    SelfAttention,
-    alternating,
-    down_widths,
-)
+from monai.networks.blocks.diffusion.parts import CrossAttention, Residuals, SelfAttention, alternating, down_widths
 
 __all__ = [
     "AttnDownBlock",

@@ -18,10 +18,11 @@ from typing import Optional
 import torch
 import torch.nn as nn
 
+from monai.networks.blocks.attention.options import projection_argument
 from monai.networks.blocks.convolutions import Convolution
 from monai.networks.blocks.crossattention import CrossAttentionBlock
 from monai.networks.blocks.diffusion.layers import convolution, zero_module
-from monai.networks.blocks.diffusion.names import UNET_NAMES, given
+from monai.networks.blocks.diffusion.names import UNET_NAMES
 from monai.networks.blocks.mlp import MLPBlock
 from monai.networks.blocks.selfattention import SABlock
 from monai.networks.state_dict.torch_private import has_pre_hooks
@@ -69,7 +70,7 @@ class DiffusionUNetTransformerBlock(nn.Module):
         super().__init__()
         width = num_attention_heads * num_head_channels
         attention_dtype = torch.float if upcast_attention else None
-        projection = given(use_proj_attn=use_proj_attn)
+        projection = projection_argument(use_proj_attn)
         self.attn1 = UNET_NAMES(SABlock)(
             hidden_size=width,
             hidden_input_size=num_channels,
@@ -199,7 +200,7 @@ class SpatialTransformer(nn.Module):
                 include_fc=include_fc,
                 use_combined_linear=use_combined_linear,
                 use_flash_attention=use_flash_attention,
-                **given(use_proj_attn=use_proj_attn),
+                **projection_argument(use_proj_attn),
             )
             for _ in range(num_layers)
         ]

@@ -24,8 +24,7 @@ import torch.nn.functional as F
 
 from monai.apps.generation.maisi.networks.large_volumes import LargeVolumes, join_pieces, overlap, plain_tensor
 from monai.networks.blocks import Convolution
-from monai.networks.blocks.attention.arguments import projection_argument
-from monai.networks.blocks.attention.options import AttentionOptions
+from monai.networks.blocks.attention.options import AttentionOptions, projection_argument
 from monai.networks.blocks.autoencoder import (
     Cascade,
     LayerBuilder,
