@@ -24,8 +24,8 @@ import torch
 from demo import train_vit_3d
 from demo.train_vit_3d import OPTIONS, liken_queries_to_keys
 from demo.volume import scan_path
+from monai.apps.checkpoints.network_config import read_network_config
 from monai.networks import load_checkpoint
-from monai.networks.checkpoints.network_config import read_network_config
 from monai.networks.nets import ViT
 
 

@@ -16,6 +16,6 @@ from __future__ import annotations
 
 from monai.networks.state_dict.hooks import CheckpointFacts
 
-from .reading import Checkpoint, load_checkpoint, networks_in, read_checkpoint, read_networks
+from .read import Checkpoint, load_checkpoint, networks_in, read_checkpoint, read_networks
 
 __all__ = ["Checkpoint", "CheckpointFacts", "load_checkpoint", "networks_in", "read_checkpoint", "read_networks"]

@@ -9,12 +9,11 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
-"""``python -m monai.networks.checkpoints``."""
+"""``python -m monai.networks.checkpoints``: starts the command line, which lives in ``monai.apps``."""
 
 from __future__ import annotations
 
-from .cli import main, run_as_process
-
 if __name__ == "__main__":
+    from monai.apps.checkpoints.cli import main, run_as_process
+
     run_as_process(main)

@@ -23,15 +23,13 @@ from typing import Any, NamedTuple
 
 import torch
 
-from . import limits
-from .mapping import Content, map_file
+from . import untrusted
+from .file_values import Content, Unread, fetched, map_file, unread
 from .pickles import Damaged, Known, decode, put
-from .refusal import CheckpointRefused
 from .stand_ins import StandIn, kind_of, known_stand_in, named_stand_in
 from .tensors import DTYPES, Claims, extent, tuple_of_sizes
-from .texts import listed, printable, quoted, shortened
 from .torch_files import read_archive
-from .unread import Unread, fetched, unread
+from .untrusted import CheckpointRefused, listed, printable, quoted, shortened
 
 __all__ = ["METADATA", "covers_once", "read_folder"]
 
@@ -93,7 +91,7 @@ def read_folder(path: Path) -> dict:
     """
     with _consistent(path):
         size = sum(_on_disk(file) for file in path.iterdir() if file.is_file())
-        factor = min(max(1, size // limits.SIZE_OF_FOLDER), limits.LARGEST_FACTOR)
+        factor = min(max(1, size // untrusted.SIZE_OF_FOLDER), untrusted.LARGEST_FACTOR)
         return _Folder(path, _metadata(path, factor), factor).tree()
 
 
@@ -101,7 +99,7 @@ class _Folder:
     """A folder whose metadata is known."""
 
     def __init__(self, path: Path, metadata: StandIn, factor: int) -> None:
-        self.path, self.metadata, self.most = path, metadata, factor * limits.MAX_KEYS
+        self.path, self.metadata, self.most = path, metadata, factor * untrusted.MAX_KEYS
         size = sum(file.stat().st_size for file in path.iterdir() if file.is_file())
         self.claims = Claims(str(path), size, inflation=1)
         self.claims.present = size
@@ -232,7 +230,7 @@ class _Folder:
 
     def put(self, tree: dict, keys: Any, value: Any) -> None:
         """Put a value where it was before the dictionaries were flattened."""
-        if not isinstance(keys, tuple) or not 0 < len(keys) <= limits.MAX_DIMS:
+        if not isinstance(keys, tuple) or not 0 < len(keys) <= untrusted.MAX_DIMS:
             raise self.damaged(f"its {METADATA} has a value under {quoted(keys)}")
         for key in keys[:-1]:
             tree = tree.setdefault(key, {})

@@ -25,9 +25,8 @@ from typing import Any
 
 import _compat_pickle
 
-from . import limits
-from .refusal import CheckpointRefused
-from .texts import quoted
+from . import untrusted
+from .untrusted import CheckpointRefused, quoted
 
 __all__ = ["RESAVE", "Damaged", "Known", "Record", "decode", "plain_facts", "put"]
 
@@ -176,8 +175,8 @@ class _Machine:
         remedy: str,
     ) -> None:
         self.source, self.find, self.load, self.remedy = source, find, load, remedy
-        self.most_steps, self.most_calls = factor * limits.MAX_STEPS, factor * limits.MAX_CALLS
-        self.most_entries, self.most_bytes = factor * limits.MAX_KEYS, factor * limits.MAX_DESCRIPTION
+        self.most_steps, self.most_calls = factor * untrusted.MAX_STEPS, factor * untrusted.MAX_CALLS
+        self.most_entries, self.most_bytes = factor * untrusted.MAX_KEYS, factor * untrusted.MAX_DESCRIPTION
         self.data = data[: start + self.most_bytes]
         self.is_cut = len(self.data) < len(data)
         self.position = start

@@ -30,12 +30,10 @@ from typing import Any, NamedTuple
 
 import torch
 
-from . import limits
-from .mapping import Content, map_file
+from . import untrusted
+from .file_values import Content, map_file, unread
 from .pickles import plain_facts
-from .refusal import CheckpointRefused
-from .texts import listed, quoted
-from .unread import unread
+from .untrusted import CheckpointRefused, listed, quoted
 
 __all__ = ["FACTS", "facts_in", "is_safetensors", "read_safetensors", "write_safetensors"]
 
@@ -178,29 +176,29 @@ def write_safetensors(
 def _header(path: Path, content: Content) -> tuple[dict[str, Any], int]:
     """The JSON object at the beginning, and where it ends."""
     length = int.from_bytes(content.view[: LENGTH.size], "little")
-    if length > limits.MAX_HEADER:
+    if length > untrusted.MAX_HEADER:
         raise _too_large(
-            path, f"claims a safetensors header of {length:,} bytes; at most {limits.MAX_HEADER:,} are read"
+            path, f"claims a safetensors header of {length:,} bytes; at most {untrusted.MAX_HEADER:,} are read"
         )
     text = bytes(content.view[LENGTH.size : LENGTH.size + length])
     if len(text) < length:
         raise _damaged(path, f"its header has {length:,} bytes, of which {len(text):,} are there")
     if _has_too_many_values(text):
-        raise _too_large(path, f"describes more than the {limits.MAX_KEYS:,} tensors that are read")
+        raise _too_large(path, f"describes more than the {untrusted.MAX_KEYS:,} tensors that are read")
     try:
         header = json.loads(text.decode(), object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
         raise _damaged(path, f"its header is no JSON: {quoted(str(error))[1:-1]}") from None
     if not isinstance(header, dict):
         raise _damaged(path, "its header is no JSON object")
-    if len(header) > limits.MAX_KEYS:
-        raise _too_large(path, f"holds {len(header):,} names, more than the {limits.MAX_KEYS:,} that are read")
+    if len(header) > untrusted.MAX_KEYS:
+        raise _too_large(path, f"holds {len(header):,} names, more than the {untrusted.MAX_KEYS:,} that are read")
     return header, LENGTH.size + length
 
 
 def _has_too_many_values(text: bytes) -> bool:
     """Whether JSON describes more than the tensors that are read, told before memory is spent on it."""
-    return sum(map(text.count, MARKS)) > MARKS_OF_A_TENSOR * limits.MAX_KEYS
+    return sum(map(text.count, MARKS)) > MARKS_OF_A_TENSOR * untrusted.MAX_KEYS
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -223,8 +221,10 @@ def _entry(path: Path, key: str, value: Any, size: int) -> _Entry:
             f"{path}: {quoted(key)} has dtype {quoted(name)}, torch {torch.__version__} has {', '.join(DTYPES)}: "
             "convert it with the package that wrote it."
         )
-    if len(shape) > limits.MAX_DIMS:
-        raise _damaged(path, f"{quoted(key)} has {len(shape):,} dimensions, more than the {limits.MAX_DIMS} of torch")
+    if len(shape) > untrusted.MAX_DIMS:
+        raise _damaged(
+            path, f"{quoted(key)} has {len(shape):,} dimensions, more than the {untrusted.MAX_DIMS} of torch"
+        )
     needed = math.prod(shape) * dtype.itemsize  # of 64 dimensions at most
     if needed != offsets[1] - offsets[0]:
         takes = f"{needed} bytes" if needed < PRINTED else f"more bytes than the {size:,} that are there"

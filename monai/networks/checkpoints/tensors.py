@@ -20,12 +20,11 @@ from typing import Any
 
 import torch
 
-from . import limits
+from . import untrusted
+from .file_values import unread
 from .pickles import RESAVE, Known
-from .refusal import CheckpointRefused
 from .stand_ins import StandIn, known_stand_in, named_stand_in
-from .texts import quoted
-from .unread import unread
+from .untrusted import CheckpointRefused, quoted
 
 __all__ = ["Claims", "Odd", "Tensors", "extent", "parts_of_id", "tuple_of_sizes"]
 
@@ -99,9 +98,9 @@ class Claims:
         inflation: how many times that the tensors may claim, beside some that repeat numbers.
     """
 
-    def __init__(self, source: str, size: int, inflation: int = limits.MAX_INFLATION) -> None:
+    def __init__(self, source: str, size: int, inflation: int = untrusted.MAX_INFLATION) -> None:
         self.source = source
-        self.most = inflation * size + limits.MAX_REPEATED
+        self.most = inflation * size + untrusted.MAX_REPEATED
         self.claimed = self.present = self.tensors = 0
 
     def add(self, size: int) -> None:
@@ -118,9 +117,9 @@ class Claims:
                 f"{self.source} claims {self.claimed:,} bytes for its tensors, of which {self.present:,} are there: "
                 f"they repeat the same numbers beyond all need. {RESAVE}, of tensors that are contiguous()."
             )
-        if self.tensors > limits.MAX_KEYS:
+        if self.tensors > untrusted.MAX_KEYS:
             raise CheckpointRefused(
-                f"{self.source} holds more than {limits.MAX_KEYS:,} tensors, which no network has. {RESAVE}."
+                f"{self.source} holds more than {untrusted.MAX_KEYS:,} tensors, which no network has. {RESAVE}."
             )
 
 
@@ -336,10 +335,10 @@ def tuple_of_sizes(values: Any = ()) -> tuple[int, ...]:
     Raises:
         ValueError: if it is none, or has more dimensions than torch takes.
     """
-    if not isinstance(values, (tuple, list)) or not all(map(_is_size, values[: limits.MAX_DIMS])):
+    if not isinstance(values, (tuple, list)) or not all(map(_is_size, values[: untrusted.MAX_DIMS])):
         raise ValueError("a tensor has a shape that is none")
-    if len(values) > limits.MAX_DIMS:
-        raise ValueError(f"a tensor has {len(values):,} dimensions, more than {limits.MAX_DIMS}")
+    if len(values) > untrusted.MAX_DIMS:
+        raise ValueError(f"a tensor has {len(values):,} dimensions, more than {untrusted.MAX_DIMS}")
     return tuple(values)
 
 

@@ -23,12 +23,11 @@ from typing import Any
 
 import torch
 
-from . import limits
-from .mapping import Content, map_file
+from . import untrusted
+from .file_values import Content, map_file
 from .pickles import RESAVE, decode
-from .refusal import CheckpointRefused
 from .tensors import Claims, Tensors, parts_of_id
-from .texts import listed, quoted
+from .untrusted import CheckpointRefused, listed, quoted
 
 __all__ = ["LEGACY_MAGIC", "ZIP_MAGIC", "read_archive", "read_legacy", "read_zip"]
 
@@ -178,10 +177,10 @@ class _Archive:
     def read(self, name: str) -> memoryview:
         """The content of an entry."""
         entry = self._entry(name)
-        if entry.file_size > limits.MAX_DESCRIPTION:
+        if entry.file_size > untrusted.MAX_DESCRIPTION:
             raise CheckpointRefused(
                 f"{self.source} describes its tensors in {entry.file_size:,} bytes, more than the "
-                f"{limits.MAX_DESCRIPTION:,} that are read. {RESAVE}."
+                f"{untrusted.MAX_DESCRIPTION:,} that are read. {RESAVE}."
             )
         if entry.compress_type == zipfile.ZIP_STORED:
             begin, end = self._place(entry)
@@ -244,10 +243,10 @@ class _Archive:
         unpacked = sum(entry.file_size for entry in entries)
         if any(entry.flag_bits & ENCRYPTED or entry.compress_type not in COMPRESSIONS for entry in entries):
             raise CheckpointRefused(f"{self.source} is encrypted or packed as torch.save never does. {RESAVE}.")
-        if unpacked > limits.MAX_INFLATION * size:
+        if unpacked > untrusted.MAX_INFLATION * size:
             raise CheckpointRefused(
                 f"{self.source} would unpack from {size:,} to {unpacked:,} bytes, more than "
-                f"{limits.MAX_INFLATION}-fold, as a zip bomb does: torch.save compresses nothing. {RESAVE}."
+                f"{untrusted.MAX_INFLATION}-fold, as a zip bomb does: torch.save compresses nothing. {RESAVE}."
             )
         for entry in sorted(entries, key=lambda entry: entry.header_offset):
             if entry.compress_type == zipfile.ZIP_STORED and entry.compress_size != entry.file_size:
@@ -290,12 +289,12 @@ class _Window(io.RawIOBase):
 
     def read(self, size: int | None = -1) -> bytes:
         size = len(self.view) if size is None or size < 0 else size
-        piece = bytes(self.view[self.place : self.place + min(size, limits.MAX_HEADER + 1)])
+        piece = bytes(self.view[self.place : self.place + min(size, untrusted.MAX_HEADER + 1)])
         entries = piece.count(TABLE_ENTRY)
-        if len(piece) > limits.MAX_HEADER or entries > limits.MAX_KEYS:
+        if len(piece) > untrusted.MAX_HEADER or entries > untrusted.MAX_KEYS:
             raise CheckpointRefused(
-                f"{self.source} has a table of contents of {entries:,} entries or more; at most {limits.MAX_KEYS:,} in "
-                f"{limits.MAX_HEADER:,} bytes are read. {RESAVE}."
+                f"{self.source} has a table of contents of {entries:,} entries or more; at most "
+                f"{untrusted.MAX_KEYS:,} in {untrusted.MAX_HEADER:,} bytes are read. {RESAVE}."
             )
         self.place += len(piece)
         return piece

@@ -9,14 +9,12 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
-"""``python -m monai.visualize.attention``."""
+"""``python -m monai.visualize.attention``: starts the command line, which lives in ``monai.apps``."""
 
 from __future__ import annotations
 
-from monai.networks.checkpoints.cli import run_as_process
-
-from .cli import main
-
 if __name__ == "__main__":
+    from monai.apps.attention_maps.cli import main
+    from monai.apps.checkpoints.cli import run_as_process
+
     run_as_process(main)

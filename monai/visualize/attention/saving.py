@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from monai.networks.checkpoints.writing import check_place, replacing
 from monai.utils.module import optional_import
+from monai.utils.whole_files import check_place, replacing
 
 from .figure import plot_attention
 from .maps import AttentionMap

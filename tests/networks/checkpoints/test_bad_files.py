@@ -30,7 +30,7 @@ import torch.nn as nn
 from parameterized import parameterized
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, MetadataIndex
 
-from monai.networks.checkpoints import limits, load_checkpoint, networks_in, read_checkpoint
+from monai.networks.checkpoints import load_checkpoint, networks_in, read_checkpoint, untrusted
 from monai.networks.checkpoints.distributed import covers_once
 from monai.networks.checkpoints.torch_files import LEGACY_MAGIC
 from tests.networks.checkpoints.file_case import FileCase
@@ -393,12 +393,12 @@ class TestAbsurdSizes(BadFileCase):
 
     def refused_for_its_keys(self, keys: int, is_zip: bool) -> None:
         torch.save({f"k{i}": None for i in range(keys)}, self.path, _use_new_zipfile_serialization=is_zip)
-        with self.assertRaisesRegex(ValueError, f"holds more than {limits.MAX_KEYS:,} names, which no network has"):
+        with self.assertRaisesRegex(ValueError, f"holds more than {untrusted.MAX_KEYS:,} names, which no network has"):
             read_checkpoint(self.path)
 
     @parameterized.expand([(True,), (False,)])
     def test_many_keys(self, is_zip):
-        with mock.patch.object(limits, "MAX_KEYS", 10_000):
+        with mock.patch.object(untrusted, "MAX_KEYS", 10_000):
             self.refused_for_its_keys(10_001, is_zip)
 
     def test_a_million_keys(self):
@@ -407,14 +407,17 @@ class TestAbsurdSizes(BadFileCase):
     @parameterized.expand([(True,), (False,)])
     def test_a_long_description(self, is_zip):
         torch.save({"model": STATE, "notes": ["x" * 900, "y" * 900]}, self.path, _use_new_zipfile_serialization=is_zip)
-        with mock.patch.object(limits, "MAX_DESCRIPTION", 1000):
+        with mock.patch.object(untrusted, "MAX_DESCRIPTION", 1000):
             self.refused("describes its tensors in .*1,000")
 
     def test_keys_of_a_folder(self):
         folder = self.save_folder()
-        with mock.patch.object(limits, "MAX_KEYS", 1), self.assertRaisesRegex(ValueError, "more than 1 names"):
+        with mock.patch.object(untrusted, "MAX_KEYS", 1), self.assertRaisesRegex(ValueError, "more than 1 names"):
             read_checkpoint(folder)
-        with mock.patch.object(limits, "MAX_DESCRIPTION", 10), self.assertRaisesRegex(ValueError, "more than 10 bytes"):
+        with (
+            mock.patch.object(untrusted, "MAX_DESCRIPTION", 10),
+            self.assertRaisesRegex(ValueError, "more than 10 bytes"),
+        ):
             read_checkpoint(folder)
 
     def test_a_number_repeated_beyond_all_memory(self):

@@ -30,8 +30,8 @@ import torch
 import torch.nn as nn
 from parameterized import parameterized
 
+from monai.apps.checkpoints.cli import main
 from monai.networks.checkpoints import load_checkpoint, networks_in, read_checkpoint
-from monai.networks.checkpoints.cli import main
 from tests.commands import run_command
 from tests.networks.checkpoints.hostile.case import FINE, Case
 from tests.networks.checkpoints.hostile.folder_cases import folder_cases

@@ -25,8 +25,8 @@ import torch
 import torch.nn as nn
 from parameterized import parameterized
 
+from monai.apps.checkpoints.inspection import inspect_checkpoint
 from monai.networks.checkpoints import load_checkpoint, read_checkpoint
-from monai.networks.checkpoints.inspection import inspect_checkpoint
 from tests.networks.checkpoints.file_case import FileCase
 from tests.networks.checkpoints.hostile.case import dictionary, program, sparse_file, storage, tensor
 from tests.networks.checkpoints.hostile.sandbox import apart, measured

@@ -27,13 +27,13 @@ import torch.nn as nn
 from parameterized import parameterized
 
 from monai.data import MetaTensor
-from monai.networks.checkpoints import limits, read_checkpoint
-from monai.networks.checkpoints.files import open_checkpoint
+from monai.networks.checkpoints import read_checkpoint, untrusted
+from monai.networks.checkpoints.file_values import Unread, fetched
 from monai.networks.checkpoints.pickles import Known, Record, decode
-from monai.networks.checkpoints.refusal import CheckpointRefused
+from monai.networks.checkpoints.read import open_checkpoint
 from monai.networks.checkpoints.stand_ins import StandIn, known_stand_in
 from monai.networks.checkpoints.tensors import Claims, Odd, Tensors
-from monai.networks.checkpoints.unread import Unread, fetched
+from monai.networks.checkpoints.untrusted import CheckpointRefused
 from tests.networks.checkpoints.file_case import FileCase
 
 torch.set_num_threads(1)
@@ -180,12 +180,12 @@ class TestLimits(unittest.TestCase):
         self.refused(b"\x80\x05" + operation + b"abc.")
 
     def test_many_steps(self):
-        with mock.patch.object(limits, "MAX_STEPS", 1000):
+        with mock.patch.object(untrusted, "MAX_STEPS", 1000):
             self.refused(b"\x80\x02" + b"N0" * 1000 + b"N.", "in more than 1,000 steps")
 
     def test_many_copies(self):
         """A call copies a large list that is in the file once."""
-        with mock.patch.object(limits, "MAX_KEYS", 1000):
+        with mock.patch.object(untrusted, "MAX_KEYS", 1000):
             call = b"ccollections\nOrderedDict\nh\0\x85R0"
             self.refused(b"\x80\x02](" + b"N" * 400 + b"eq\0" + call * 3 + b".", "more than 1,000 names|damaged")
 

@@ -24,9 +24,9 @@ import safetensors.torch
 import torch
 from parameterized import parameterized
 
-from monai.networks.checkpoints import limits, read_checkpoint
+from monai.networks.checkpoints import read_checkpoint, untrusted
+from monai.networks.checkpoints.file_values import fetched
 from monai.networks.checkpoints.safetensors import DTYPES, read_safetensors, write_safetensors
-from monai.networks.checkpoints.unread import fetched
 from tests.networks.checkpoints.file_case import FileCase
 
 torch.set_num_threads(1)
@@ -233,7 +233,10 @@ class TestReading(FileCase):
             read_safetensors(self.path)
         self.path.unlink()
         write_safetensors(self.path, {str(i): torch.ones(1) for i in range(5)})
-        with mock.patch.object(limits, "MAX_KEYS", 4), self.assertRaisesRegex(ValueError, "5 names, more than the 4"):
+        with (
+            mock.patch.object(untrusted, "MAX_KEYS", 4),
+            self.assertRaisesRegex(ValueError, "5 names, more than the 4"),
+        ):
             read_safetensors(self.path)
 
     def test_tensors_are_views_on_the_mapping(self):

@@ -23,7 +23,7 @@ from ignite.handlers import Checkpoint as IgniteCheckpoint
 from parameterized import parameterized
 
 from monai.networks.checkpoints import load_checkpoint, networks_in, read_checkpoint, read_networks
-from monai.networks.checkpoints.refusal import NetworkNotChosen
+from monai.networks.checkpoints.untrusted import NetworkNotChosen
 from monai.networks.nets import AutoencoderKL, ControlNet, DiffusionModelUNet, UNet
 from tests.networks.checkpoints.file_case import FileCase
 

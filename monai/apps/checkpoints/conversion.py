@@ -21,17 +21,18 @@ from typing import Any
 import torch
 import torch.nn as nn
 
+from monai.networks.checkpoints.read import read_checkpoint
+from monai.networks.checkpoints.release_layout import release_arguments, release_state_dict
+from monai.networks.checkpoints.untrusted import refusing
+from monai.networks.checkpoints.unwrap import with_versions
+from monai.networks.checkpoints.write import check_target, write_checkpoint
 from monai.networks.state_dict.adapting import adapted_state_dict
 from monai.networks.state_dict.hooks import CheckpointFacts
 from monai.networks.state_dict.layouts import Layout, recognize_layouts
 from monai.networks.state_dict.torch_private import all_metadata
 
 from .network_config import NetworkConfig
-from .prefixes import with_versions
-from .reading import read_checkpoint
-from .refusal import refusing
-from .release_layout import release_arguments, release_state_dict
-from .writing import check_target, write_checkpoint
+from .progress import bar
 
 __all__ = ["LAYOUTS", "Conversion", "convert_checkpoint"]
 
@@ -89,14 +90,14 @@ def convert_checkpoint(
     allows, so that the file may be larger than the memory.
 
     Args:
-        path: the checkpoint, see :func:`monai.networks.checkpoints.reading.read_checkpoint`.
+        path: the checkpoint, see :func:`monai.networks.checkpoints.read.read_checkpoint`.
         target: the file to write, ``.safetensors`` or one of torch, by its suffix.
         config: the network that is to load it.
         layout: "fork", or "monai-1.6" for the pristine release.
         name: which network to convert where the file holds several.
         facts: what the keys cannot tell.
         overwrite: whether the target may exist; it may be ``path`` then.
-        progress: see :func:`monai.networks.checkpoints.progress.bar`.
+        progress: see :func:`monai.apps.checkpoints.progress.bar`.
 
     Raises:
         CheckpointRefused: if the checkpoint is damaged or not to be trusted.
@@ -119,7 +120,10 @@ def convert_checkpoint(
     else:  # what the network's own state dict tells beside its tensors, so that nothing has to be asked again
         adapted = with_versions(adapted, all_metadata(net.state_dict()))
     beside = next((part for part in reversed(checkpoint.wrappers) if part.endswith("state_dict")), "unet_state_dict")
-    write_checkpoint(target, adapted, checkpoint.scale_factor, beside, overwrite, progress)
+    tensors = [value for value in adapted.values() if torch.is_tensor(value)]
+    total = sum(value.numel() * value.element_size() for value in tensors)
+    with bar(f"writing {target.name}", total, progress) as advance:
+        write_checkpoint(target, adapted, checkpoint.scale_factor, beside, overwrite, advance)
     return Conversion(
         source=str(path),
         target=str(target),
@@ -130,7 +134,7 @@ def convert_checkpoint(
         scale_factor=checkpoint.scale_factor,
         keys_read=len(checkpoint.state_dict),
         keys_written=len(adapted),
-        parameters=sum(value.numel() for value in adapted.values() if torch.is_tensor(value)),
+        parameters=sum(value.numel() for value in tensors),
         size=target.stat().st_size,
         arguments=arguments,
     )

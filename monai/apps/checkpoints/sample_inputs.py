@@ -25,7 +25,7 @@ from typing import Any
 import torch
 import torch.nn as nn
 
-from .files import open_checkpoint
+from monai.networks.checkpoints.read import open_checkpoint
 
 __all__ = ["Call", "read_inputs", "sample_calls"]
 

@@ -31,8 +31,7 @@ from monai.transforms import (
     ScaleIntensityRangePercentiles,
     Spacing,
 )
-
-from .planes import axis_codes, to_world
+from monai.visualize.attention.planes import axis_codes, to_world
 
 __all__ = ["FITS", "Preparation", "Scan", "read_scan"]
 

@@ -27,17 +27,17 @@ import torch
 import torch.nn as nn
 from parameterized import parameterized
 
+from monai.apps.attention_maps.cli import main
+from monai.apps.attention_maps.scan import Preparation, read_scan
 from monai.networks.nets import AutoencoderKL, DecoderOnlyTransformer, DiffusionModelUNet, ViT
 from monai.utils import optional_import
 from monai.visualize.attention import capture_attention
-from monai.visualize.attention.cli import main
 from monai.visualize.attention.planes import to_world
-from monai.visualize.attention.scan import Preparation, read_scan
 from tests.commands import run_command
 from tests.visualize.pointing import PATCH, SIZE, VIT, pointing_vit, tilted, turned_affines
 
 torch.set_num_threads(1)
-OLD_VIT = Path(__file__).parents[1] / "testing_data" / "vit_monai_1.5.2.pt"
+OLD_VIT = Path(__file__).parents[2] / "testing_data" / "vit_monai_1.5.2.pt"
 SCAN = Path(nibabel.__file__).parent / "tests" / "data" / "example4d.nii.gz"
 UNET = {"spatial_dims": 3, "in_channels": 1, "out_channels": 1, "num_res_blocks": 1, "channels": [4, 8]}
 UNET |= {"attention_levels": [False, True], "norm_num_groups": 4, "num_head_channels": 4}
@@ -434,7 +434,7 @@ class TestErrors(CommandCase):
         self.assert_fails(3, ".*empty", *self.arguments())
 
     def test_interrupted(self):
-        with mock.patch("monai.visualize.attention.attending.save_attention", side_effect=KeyboardInterrupt):
+        with mock.patch("monai.apps.attention_maps.attending.save_attention", side_effect=KeyboardInterrupt):
             self.assert_fails(130, "interrupted", *self.arguments())
 
     def test_process(self):

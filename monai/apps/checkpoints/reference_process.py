@@ -27,10 +27,11 @@ from typing import Any
 
 import torch
 
+from monai.networks.checkpoints.write import standalone
+
 from . import reference_worker
 from .network_config import NetworkConfig
 from .sample_inputs import Call
-from .writing import standalone
 
 __all__ = ["Reference", "reference_command", "run_reference"]
 

@@ -23,10 +23,10 @@ from math import log, prod
 from pathlib import Path
 from typing import Any
 
-from monai.networks.checkpoints.cli import BAD_INPUT, INTERRUPTED, OK, code_of, fail, message_of, print_object, texts_of
-from monai.networks.checkpoints.reports import as_json, table
-from monai.networks.checkpoints.writing import check_place, replacing
+from monai.apps.checkpoints.cli import BAD_INPUT, INTERRUPTED, OK, code_of, fail, message_of, print_object, texts_of
+from monai.apps.checkpoints.reports import as_json, table
 from monai.utils.module import optional_import
+from monai.utils.whole_files import check_place, replacing
 
 from .attending import Report, Step, attend
 from .command_line import UsageError, in_flags, make_parser

@@ -29,12 +29,13 @@ import torch.nn as nn
 from parameterized import parameterized
 
 from fork.wheel import pristine
-from monai.networks.checkpoints import cli, read_checkpoint
-from monai.networks.checkpoints.cli import main
-from monai.networks.checkpoints.command_line import in_flags
-from monai.networks.checkpoints.progress import bar
+from monai.apps.checkpoints import cli
+from monai.apps.checkpoints.cli import main
+from monai.apps.checkpoints.command_line import in_flags
+from monai.apps.checkpoints.progress import bar
+from monai.apps.checkpoints.reports import as_json, table
+from monai.networks.checkpoints import read_checkpoint
 from monai.networks.checkpoints.release_layout import release_state_dict
-from monai.networks.checkpoints.reports import as_json, table
 from monai.networks.nets import DecoderOnlyTransformer, DiffusionModelUNet
 from monai.utils import optional_import
 from tests.commands import run_command

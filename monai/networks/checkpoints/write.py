@@ -9,28 +9,29 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
 """Writes checkpoint files: tensor by tensor, and whole or not at all."""
 
 from __future__ import annotations
 
 import json
-import os
-import secrets
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 
 from monai.networks.state_dict.torch_private import all_metadata
+from monai.utils.whole_files import check_place, replacing
 
-from .prefixes import with_versions
-from .progress import bar
 from .safetensors import FACTS, write_safetensors
+from .unwrap import with_versions
 
-__all__ = ["SUFFIXES", "check_target", "replacing", "standalone", "write_checkpoint"]
+__all__ = [
+    "SUFFIXES",
+    "check_target",
+    "standalone",
+    "write_checkpoint",
+]
 
 SAFETENSORS = ".safetensors"
 SUFFIXES = (SAFETENSORS, ".pt", ".pth", ".ckpt")
@@ -53,33 +54,13 @@ def check_target(path: Path, overwrite: bool = False) -> None:
     check_place(path, overwrite)
 
 
-def check_place(path: Path, overwrite: bool = False) -> None:
-    """
-    Say beforehand why a file of any format cannot be written.
-
-    Raises:
-        OSError: if it exists and ``overwrite`` is not set, or its folder is missing or cannot be written to.
-    """
-    if path.is_dir():
-        raise IsADirectoryError(f"'{path}' is a folder: name a file in it.")
-    if path.exists() and not path.is_file():
-        raise OSError(f"'{path}' is no ordinary file, which another one could take the place of.")
-    if path.exists() and not overwrite:
-        raise FileExistsError(f"'{path}' exists: name another file, or pass --force to replace it.")
-    folder = Path(os.path.realpath(path)).parent
-    if not folder.is_dir():
-        raise FileNotFoundError(f"there is no folder '{folder}': make it first.")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise PermissionError(f"the folder '{folder}' cannot be written to: name a file elsewhere.")
-
-
 def write_checkpoint(
     path: Path,
     state_dict: Mapping[str, Any],
     scale_factor: float | None = None,
     name: str = "unet_state_dict",
     overwrite: bool = False,
-    progress: bool | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> None:
     """
     Write a state dict as a torch or safetensors file, by its suffix; the file is there whole, or not at all.
@@ -93,7 +74,7 @@ def write_checkpoint(
             ``{name: ..., "scale_factor": ...}``, as MAISI writes it; a safetensors file has it in its metadata.
         name: of the state dict beside a scale factor.
         overwrite: whether the file may exist.
-        progress: see :func:`monai.networks.checkpoints.progress.bar`.
+        progress: called with the number of bytes after each piece that was written.
 
     Raises:
         ValueError, OSError: as :func:`check_target`, or if the disk is full.
@@ -101,8 +82,8 @@ def write_checkpoint(
     """
     check_target(path, overwrite)
     facts = dict(all_metadata(state_dict))
-    size = sum(value.numel() * value.element_size() for value in state_dict.values() if torch.is_tensor(value))
-    with replacing(path, overwrite) as partial, bar(f"writing {path.name}", size, progress) as advance:
+    advance = progress or _unseen
+    with replacing(path, overwrite) as partial:
         if path.suffix.lower() == SAFETENSORS:
             metadata = {"format": "pt"}
             if scale_factor is not None:
@@ -117,64 +98,8 @@ def write_checkpoint(
         _write_torch(partial, content, advance)
 
 
-@contextmanager
-def replacing(path: Path, overwrite: bool = False) -> Iterator[Path]:
-    """
-    Write a file that takes its place when it is whole, or never.
-
-    Args:
-        path: the file.
-        overwrite: whether it may exist, when the block ends.
-
-    Yields:
-        a name in the same folder to write to. When the block ends, that file takes the place of ``path``; if the block
-        raises, or is interrupted, it is removed and ``path`` is as it was.
-
-    Raises:
-        FileExistsError: if another process has written the file meanwhile, unless ``overwrite`` is set.
-        OSError: as the block does, with ``path`` as its file.
-    """
-    path = Path(os.path.realpath(path))  # a link stays one: what it leads to is replaced
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
-    try:
-        yield partial
-        with open(partial, "rb+") as file:
-            os.fsync(file.fileno())
-        _take_place(partial, path, overwrite)
-    except BaseException as error:
-        with suppress(OSError):
-            partial.unlink()
-        if isinstance(error, OSError) and error.errno:
-            raise OSError(error.errno, f"{os.strerror(error.errno)}; nothing of it was kept", str(path)) from error
-        raise
-    _sync_folder(path.parent)
-
-
-def _take_place(partial: Path, path: Path, overwrite: bool) -> None:
-    """Give a file its name, in one step: of two processes that do so at once, one finds that the name is taken."""
-    if overwrite:
-        os.replace(partial, path)
-        return
-    try:
-        _link(partial, path)
-    except FileExistsError:
-        raise FileExistsError(
-            f"'{path}' exists: another process wrote it meanwhile, and nothing was kept of this one. Name another "
-            "file, or pass --force to replace it."
-        ) from None
-
-
-def _link(partial: Path, path: Path) -> None:
-    try:
-        os.link(partial, path)
-    except FileExistsError:
-        raise
-    except OSError:  # a file system without links: an empty file claims the name, for the blink of an eye
-        with open(path, "xb"):
-            pass
-        os.replace(partial, path)
-    else:
-        partial.unlink()
+def _unseen(done: int) -> None:
+    """Nobody wants to know how many bytes are done."""
 
 
 class _Stream:
@@ -210,16 +135,6 @@ def _write_torch(path: Path, content: dict[str, Any], advance: Callable[[int], N
             torch.save(content, stream)  # type: ignore[arg-type]
         except BaseException as error:
             raise stream.error or error from None
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a new name last through a power failure, where the system can."""
-    with suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def standalone(value: Any) -> Any:

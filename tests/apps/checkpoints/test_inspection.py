@@ -20,10 +20,10 @@ import torch
 import torch.nn as nn
 from parameterized import parameterized
 
+from monai.apps.checkpoints.inspection import attention_in, inspect_checkpoint
+from monai.apps.checkpoints.reports import as_text
 from monai.networks.blocks import SABlock, TransformerBlock
-from monai.networks.checkpoints.inspection import attention_in, inspect_checkpoint
-from monai.networks.checkpoints.refusal import CheckpointRefused
-from monai.networks.checkpoints.reports import as_text
+from monai.networks.checkpoints.untrusted import CheckpointRefused
 from monai.networks.nets import DiffusionModelUNet
 
 torch.set_num_threads(1)

@@ -9,13 +9,14 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Dictionaries of tensors, and the prefixes that wrappers put before their keys."""
+"""The networks inside of what trainers and wrappers save: found by their structure, without the wrappers' prefixes."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -23,12 +24,37 @@ import torch.nn as nn
 
 from monai.networks.state_dict.torch_private import all_metadata, with_metadata
 
-__all__ = ["State", "Target", "modules", "parts", "peel", "strip", "under", "with_versions"]
+from .stand_ins import kind_of
+from .tensors import Odd
+from .untrusted import listed, quoted
+
+__all__ = [
+    "MAX_DEPTH",
+    "MOST_PARTS",
+    "Network",
+    "State",
+    "Target",
+    "describe",
+    "find_networks",
+    "is_average",
+    "is_extra",
+    "parts",
+    "peel",
+    "under",
+    "with_versions",
+]
 
 ALWAYS_WRAPPERS = ("module", "_orig_mod")  # DataParallel and DistributedDataParallel; torch.compile
 OFTEN_WRAPPERS = ("model", "net", "network")  # what users call the one network inside of a module of theirs
 COMPILED = "_orig_mod."
 MAX_WRAPPERS = 8  # around one another
+LIGHTNING = "pytorch-lightning_version"
+LIGHTNING_TRAINER = ("callbacks", "loops", "optimizer_states", "lr_schedulers", "hyper_parameters")
+BARE_NAME = "state_dict"  # the name of a network that lies in the file without a dictionary around it
+MAX_DEPTH = 8  # of dictionaries in one another
+MOST_PARTS = 64  # modules of a LightningModule that may be networks of their own
+# What trainers call the moving average of a network's weights.
+AVERAGE = re.compile(r"(?:^|[_./])(?:ema|swa|averaged?|averaging|shadow)(?:$|[_./])", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -74,6 +100,142 @@ class Target:
     def closeness(self, tensors: Mapping[str, Any]) -> tuple[int, int]:
         """The rank, and how many keys are shared."""
         return self.rank(tensors), len(self.shapes.keys() & tensors.keys())
+
+
+@dataclass(frozen=True)
+class Network:
+    """
+    A network found in a checkpoint.
+
+    Args:
+        name: what tells it from the others.
+        state_dict: its tensors by key, without prefixes of wrappers; entries ``_extra_state`` may hold anything.
+        wrappers: what was around it, outermost first.
+        scale_factor: the latent scale factor saved beside it.
+    """
+
+    name: str
+    state_dict: dict[str, torch.Tensor]
+    wrappers: tuple[str, ...] = ()
+    scale_factor: Any = None
+
+
+def find_networks(tree: Any, target: Target | None = None) -> list[Network]:
+    """
+    All networks of a checkpoint, each with a name of its own.
+
+    A network is a dictionary from names to tensors, at any depth. Of several such dictionaries those are preferred that
+    hold a matrix called a weight, so that statistics and losses are none. Optimizer states are none either.
+    """
+    found = [part for state in _state_dicts(tree) for part in _split(state, target)]
+    found = [state for state in found if _has_weight_matrix(state.tensors)] or found
+    names = _short_names([state.path for state in found])
+    return [Network(name, s.tensors, s.wrappers, s.scale_factor) for name, s in zip(names, found)]
+
+
+def describe(tree: Any) -> str:
+    """What a file holds, in a few words."""
+    if torch.is_tensor(tree):
+        return f"one tensor of shape {list(tree.shape)}"
+    if not isinstance(tree, Mapping):
+        return _kind(tree) if isinstance(tree, Odd) else f"a {_kind(tree)}"
+    if not tree:
+        return "an empty dictionary"
+    return f"a dictionary with {listed([f'{quoted(key)} ({_kind(value)})' for key, value in tree.items()])}"
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, Odd):
+        return value.kind
+    return "optimizer state" if _is_optimizer(value) else kind_of(value)
+
+
+def _state_dicts(tree: Any, around: State | None = None, seen: set[int] | None = None) -> Iterator[State]:
+    """The dictionaries of tensors at any depth below ``tree``."""
+    around = around or State((), {}, ())
+    seen = set() if seen is None else seen
+    if not isinstance(tree, (Mapping, list, tuple)) or id(tree) in seen or len(around.path) > MAX_DEPTH:
+        return
+    seen.add(id(tree))
+    if not isinstance(tree, Mapping):
+        tree = {place: value for place, value in enumerate(tree) if isinstance(value, (Mapping, list, tuple))}
+    elif _is_optimizer(tree):
+        return
+    lightning = LIGHTNING in tree
+    inside = replace(
+        around,
+        wrappers=around.wrappers + ("lightning",) * lightning,
+        scale_factor=tree.get("scale_factor", around.scale_factor),
+    )
+    inner = 0
+    for key, value in tree.items():
+        if (
+            not isinstance(value, (Mapping, list, tuple))
+            or is_extra(str(key))
+            or (lightning and key in LIGHTNING_TRAINER)
+        ):
+            continue
+        child = replace(
+            inside,
+            path=(*inside.path, str(key)),
+            wrappers=(*inside.wrappers, str(key)),
+            is_lightning=lightning and key == "state_dict",
+        )
+        for found in _state_dicts(value, child, seen):
+            inner += 1
+            yield found
+    own = {key: value for key, value in tree.items() if isinstance(key, str)}
+    arrays = [key for key, value in own.items() if _is_array(value)]
+    if any("." in key for key in arrays) or (arrays and not inner):
+        yield replace(around, tensors=with_versions(own, all_metadata(tree)))
+
+
+def _is_optimizer(value: Any) -> bool:
+    return isinstance(value, Mapping) and any(str(key).split(".")[0] == "param_groups" for key in value)
+
+
+def _is_array(value: Any, dims: int = 1) -> bool:
+    if torch.is_tensor(value):
+        return (value.is_floating_point() or value.is_complex()) and value.dim() >= dims
+    return isinstance(value, Odd)
+
+
+def _has_weight_matrix(tensors: Mapping[str, Any]) -> bool:
+    return any(key.endswith("weight") and _is_array(value, 2) for key, value in tensors.items())
+
+
+def _split(state: State, target: Target | None) -> list[State]:
+    """
+    The networks in one dictionary of tensors: a LightningModule holds each of its own under a prefix, and what averages
+    weights may hold the average beside the network.
+    """
+    whole = peel(state, target)
+    inner = parts(strip(state, ("_orig_mod",)))
+    splits = state.is_lightning or any(is_average(part.path[-1]) for part in inner)
+    if not splits or len(inner) > MOST_PARTS or len(state.path) > 2 * MAX_DEPTH:
+        return [whole]
+    pieces = [piece for part in inner for piece in _split(part, target)]
+    if target is not None and pieces and target.rank(whole.tensors):
+        if target.closeness(whole.tensors) >= max(target.closeness(piece.tensors) for piece in pieces):
+            return [whole]
+    return pieces or [whole]
+
+
+def is_average(name: str) -> bool:
+    """Whether something is called like a moving average of weights."""
+    return AVERAGE.search(name) is not None
+
+
+def _short_names(paths: list[tuple[str, ...]]) -> list[str]:
+    """The paths as names, without the parts at the front that tell nothing apart."""
+    paths = [path or (BARE_NAME,) for path in paths]
+    depth = min((len(path) for path in paths), default=1) - 1
+    common = len(list(takewhile(lambda column: len(set(column)) == 1, zip(*(path[:depth] for path in paths)))))
+    return ["/".join(path[common:]) for path in paths]
+
+
+def is_extra(key: str) -> bool:
+    return key.split(".")[-1] == "_extra_state"
 
 
 def peel(state: State, target: Target | None) -> State:

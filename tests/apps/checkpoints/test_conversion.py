@@ -23,15 +23,15 @@ import torch
 import torch.nn as nn
 from parameterized import parameterized
 
+from monai.apps.checkpoints.conversion import convert_checkpoint
+from monai.apps.checkpoints.network_config import NetworkConfig
+from monai.apps.checkpoints.reference_worker import flat
+from monai.apps.checkpoints.sample_inputs import sample_calls
 from monai.apps.generation.maisi.networks.autoencoderkl_maisi import AutoencoderKlMaisi
 from monai.networks.blocks import SABlock, TransformerBlock
 from monai.networks.checkpoints import CheckpointFacts, load_checkpoint, read_checkpoint
-from monai.networks.checkpoints.conversion import convert_checkpoint
-from monai.networks.checkpoints.network_config import NetworkConfig
-from monai.networks.checkpoints.reference_worker import flat
-from monai.networks.checkpoints.refusal import CheckpointRefused
 from monai.networks.checkpoints.release_layout import release_arguments, release_state_dict
-from monai.networks.checkpoints.sample_inputs import sample_calls
+from monai.networks.checkpoints.untrusted import CheckpointRefused
 from monai.networks.nets import VQVAE, DecoderOnlyTransformer, DiffusionModelUNet, ViT
 from tests.networks.exports.rows import ROWS
 from tests.release import ReleaseError, max_difference, release_run

@@ -21,13 +21,13 @@ from pathlib import Path
 
 import torch
 
+from monai.networks.checkpoints.file_values import fetched
+from monai.networks.checkpoints.read import Checkpoint, has_nan_or_inf, read_checkpoint, read_networks
+from monai.networks.checkpoints.untrusted import refusing
 from monai.networks.state_dict.layouts import Layout, recognize_layouts
 from monai.networks.state_dict.untrained import never_trained, only_one_untrained
 
 from .progress import bar
-from .reading import Checkpoint, has_nan_or_inf, read_checkpoint, read_networks
-from .refusal import refusing
-from .unread import fetched
 
 __all__ = [
     "PROJECTION_STATES",
@@ -154,7 +154,7 @@ def inspect_checkpoint(
         path: the file or folder.
         name: a network of the file; by default all are reported.
         values: whether to read the values, which counts the NaN and tells which projections were never trained.
-        progress: see :func:`monai.networks.checkpoints.progress.bar`.
+        progress: see :func:`monai.apps.checkpoints.progress.bar`.
 
     Raises:
         CheckpointRefused: if the file is damaged, no checkpoint, or not to be trusted.

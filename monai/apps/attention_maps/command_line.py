@@ -17,11 +17,11 @@ from __future__ import annotations
 import argparse
 import re
 
-from monai.networks.checkpoints.command_line import CONFIGS, Parser, UsageError, add_network
-from monai.networks.checkpoints.command_line import in_flags as in_checkpoint_flags
+from monai.apps.checkpoints.command_line import CONFIGS, Parser, UsageError, add_network
+from monai.apps.checkpoints.command_line import in_flags as in_checkpoint_flags
+from monai.visualize.attention.overlay import MODES
+from monai.visualize.attention.saving import SUFFIXES
 
-from .overlay import MODES
-from .saving import SUFFIXES
 from .scan import FITS
 
 __all__ = ["CLASS", "PROGRAM", "UsageError", "in_flags", "make_parser"]

@@ -29,14 +29,15 @@ from parameterized import parameterized
 
 from fork.packages import environment, unpacked
 from fork.wheel import pristine
-from monai.networks.checkpoints import CheckpointFacts, reference_worker
-from monai.networks.checkpoints.network_config import NetworkConfig
-from monai.networks.checkpoints.reference_process import reference_command, run_reference
-from monai.networks.checkpoints.reference_worker import Unusable, flat
-from monai.networks.checkpoints.refusal import CheckpointRefused
+from monai.apps.checkpoints import reference_worker
+from monai.apps.checkpoints.network_config import NetworkConfig
+from monai.apps.checkpoints.reference_process import reference_command, run_reference
+from monai.apps.checkpoints.reference_worker import Unusable, flat
+from monai.apps.checkpoints.sample_inputs import read_inputs, sample_calls
+from monai.apps.checkpoints.verification import Comparison, verify_checkpoint
+from monai.networks.checkpoints import CheckpointFacts
 from monai.networks.checkpoints.release_layout import release_state_dict
-from monai.networks.checkpoints.sample_inputs import read_inputs, sample_calls
-from monai.networks.checkpoints.verification import Comparison, verify_checkpoint
+from monai.networks.checkpoints.untrusted import CheckpointRefused
 from monai.networks.nets import UNETR, AutoencoderKL, ControlNet, DecoderOnlyTransformer, DiffusionModelUNet, UNet, ViT
 from tests.networks.exports.rows import ROWS
 

@@ -28,15 +28,14 @@ from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from typing import Any, NoReturn
 
+from monai.networks.checkpoints.untrusted import CheckpointRefused, printable
 from monai.networks.state_dict.hooks import CheckpointFacts
 
 from .command_line import UsageError, in_flags, make_parser
 from .conversion import convert_checkpoint
 from .inspection import inspect_checkpoint
 from .network_config import raw_network_config, read_network_config
-from .refusal import CheckpointRefused
 from .reports import as_json, as_text
-from .texts import printable
 from .verification import verify_checkpoint
 
 __all__ = [

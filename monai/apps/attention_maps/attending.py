@@ -26,18 +26,18 @@ from typing import Any
 import torch
 import torch.nn as nn
 
+from monai.apps.checkpoints.cli import facts_of
+from monai.apps.checkpoints.network_config import NetworkConfig, read_network_config
+from monai.apps.checkpoints.sample_inputs import MAKERS, read_inputs, sample_calls
 from monai.networks.checkpoints import load_checkpoint
-from monai.networks.checkpoints.cli import facts_of
-from monai.networks.checkpoints.network_config import NetworkConfig, read_network_config
-from monai.networks.checkpoints.refusal import refusing
-from monai.networks.checkpoints.sample_inputs import MAKERS, read_inputs, sample_calls
+from monai.networks.checkpoints.untrusted import refusing
+from monai.visualize.attention.capture import capture_attention
+from monai.visualize.attention.maps import AttentionMap
+from monai.visualize.attention.overlay import attention_of_query, chosen_heads, maximum_voxel, token_of_query
+from monai.visualize.attention.planes import to_world
+from monai.visualize.attention.relevance import attention_relevance, attention_rollout
+from monai.visualize.attention.saving import check_output, save_attention, suffix_of
 
-from .capture import capture_attention
-from .maps import AttentionMap
-from .overlay import attention_of_query, chosen_heads, maximum_voxel, token_of_query
-from .planes import to_world
-from .relevance import attention_relevance, attention_rollout
-from .saving import check_output, save_attention, suffix_of
 from .scan import Preparation, Scan, read_scan
 
 __all__ = ["Report", "attend"]
@@ -114,7 +114,7 @@ def attend(options: argparse.Namespace, step: Step) -> Report:
     Run the command.
 
     Args:
-        options: of :func:`monai.visualize.attention.command_line.make_parser`.
+        options: of :func:`monai.apps.attention_maps.command_line.make_parser`.
         step: called with what is done next, and how many steps are still known to come.
 
     Raises:

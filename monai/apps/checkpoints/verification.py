@@ -25,14 +25,14 @@ from typing import Any
 import torch
 import torch.nn as nn
 
+from monai.networks.checkpoints.read import load_checkpoint
+from monai.networks.checkpoints.untrusted import refusing
 from monai.networks.state_dict.hooks import CheckpointFacts
 from monai.networks.state_dict.layouts import Layout, recognize_layouts
 
 from .network_config import NetworkConfig
-from .reading import load_checkpoint
 from .reference_process import reference_command, run_reference
 from .reference_worker import flat
-from .refusal import refusing
 from .sample_inputs import Call, read_inputs, sample_calls
 
 __all__ = ["Comparison", "OutputReport", "Verification", "verify_checkpoint"]
@@ -134,16 +134,16 @@ def verify_checkpoint(
     Build a network, load a checkpoint and run it.
 
     Args:
-        path: the checkpoint, see :func:`monai.networks.checkpoints.reading.load_checkpoint`.
+        path: the checkpoint, see :func:`monai.networks.checkpoints.read.load_checkpoint`.
         config: the network.
         name: which network to load where the file holds several.
         facts: what the keys cannot tell.
-        size: of the image's axes, see :func:`monai.networks.checkpoints.sample_inputs.sample_calls`.
+        size: of the image's axes, see :func:`monai.apps.checkpoints.sample_inputs.sample_calls`.
         batch: number of images or sequences.
         seed: of the inputs, and of torch before each call.
         inputs: a file with the arguments of ``forward``, instead of seeded ones.
         against: where an older package is, see
-            :func:`monai.networks.checkpoints.reference_process.reference_command`.
+            :func:`monai.apps.checkpoints.reference_process.reference_command`.
         against_config: class and arguments there, where they do not follow from ``config``.
         tolerance: largest difference allowed, relative to the largest output or 1.
 

@@ -8,7 +8,8 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""The bytes of a file as torch's memory, without reading them first."""
+
+"""The values in a file: mapped as torch's memory without being read, or read later where that is impossible."""
 
 from __future__ import annotations
 
@@ -16,13 +17,20 @@ import mmap
 import os
 import platform
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 
-from .refusal import CheckpointRefused
+from .untrusted import CheckpointRefused
 
-__all__ = ["Content", "map_file"]
+__all__ = [
+    "Content",
+    "Unread",
+    "fetched",
+    "map_file",
+    "unread",
+]
 
 # Has Linux not set memory aside for what could be written to: otherwise it maps no file larger than its memory. Python
 # names the flag from 3.13 on; the number is that of these processors.
@@ -83,3 +91,28 @@ def map_file(path: Path) -> Content:
                 "nor reserved, or its disk cannot be mapped. Copy it to another disk, or read it on a larger machine."
             ) from None
     return Content(memory)
+
+
+class Unread(torch.Tensor):
+    """A tensor that is still in its file: its shape and type are known, its values are not."""
+
+    read: Callable[[], torch.Tensor]
+
+
+def unread(shape: Sequence[int], dtype: torch.dtype, read: Callable[[], torch.Tensor]) -> Unread:
+    """
+    A tensor whose values are read later.
+
+    Args:
+        shape: its shape.
+        dtype: its type.
+        read: reads it.
+    """
+    tensor = torch.Tensor._make_subclass(Unread, torch.empty(tuple(shape), dtype=dtype, device="meta"))
+    tensor.read = read
+    return tensor
+
+
+def fetched(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor with its values."""
+    return tensor.read() if isinstance(tensor, Unread) else tensor

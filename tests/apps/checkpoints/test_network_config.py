@@ -22,7 +22,7 @@ import torch
 import torch.nn as nn
 from parameterized import parameterized
 
-from monai.networks.checkpoints.network_config import NetworkConfig, raw_network_config, read_network_config
+from monai.apps.checkpoints.network_config import NetworkConfig, raw_network_config, read_network_config
 from monai.networks.nets import AutoencoderKL, UNet, ViT
 
 torch.set_num_threads(1)

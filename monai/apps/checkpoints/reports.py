@@ -20,12 +20,12 @@ from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
+from monai.networks.checkpoints.untrusted import printable
 from monai.networks.state_dict.layouts import Layout
 
 from .command_line import in_flags
 from .conversion import Conversion
 from .inspection import PROJECTION_STATES, AttentionReport, FileReport, NetworkReport
-from .texts import printable
 from .verification import Comparison, OutputReport, Verification
 
 __all__ = ["as_json", "as_text", "table"]
