@@ -15,6 +15,7 @@ from __future__ import annotations
 import torch
 import torch.nn as nn
 
+from monai.networks.blocks.attention.token_grid import TokenGrid
 from monai.networks.blocks.attention.options import projection_argument
 from monai.networks.blocks.selfattention import SABlock
 from monai.networks.state_dict.hooks import SafeLoading
@@ -75,6 +76,10 @@ class SpatialAttentionBlock(SafeLoading):
             use_flash_attention=use_flash_attention,
             **projection_argument(use_proj_attn),
         )
+
+    def token_grids(self) -> dict[str, TokenGrid]:
+        """See :class:`TokenGrid`."""
+        return {"": TokenGrid(holder=self)}
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """

@@ -20,6 +20,7 @@ from typing import Optional
 import torch
 import torch.nn as nn
 
+from monai.networks.blocks.attention.token_grid import TokenGrid, patch_grid
 from monai.networks.blocks.attention.options import block_arguments
 from monai.networks.blocks.patchembedding import PatchEmbeddingBlock
 from monai.networks.blocks.pos_embed_utils import build_sincos_position_embedding
@@ -150,6 +151,11 @@ class MaskedAutoEncoderViT(OldCheckpoints):
         self.decoder_pred = nn.Linear(decoder_hidden_size, in_channels * math.prod(self.patch_size))
 
         self._init_weights()
+
+    def token_grids(self) -> dict[str, TokenGrid]:
+        """See :class:`TokenGrid`."""
+        # the encoder sees some patches, in an order drawn at random
+        return {"blocks": TokenGrid(class_tokens=1), "decoder_blocks": patch_grid(self.patch_embedding, 1)}
 
     def _init_weights(self) -> None:
         if self.decoder_pos_embed_type == "sincos":

@@ -233,6 +233,10 @@ class CachedDecoder(nn.Module):
     """
 
     __constants__ = ["with_cross_attention"]
+    hides_attention = (
+        "decodes on cached keys and values and never calls its attention blocks: capture the DecoderOnlyTransformer "
+        "that it was made from, and give that one the whole sequence."
+    )
 
     def __init__(self, net: DecoderOnlyTransformer, batch_size: int) -> None:
         super().__init__()

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn as nn
 
+from monai.networks.blocks.attention.token_grid import TokenGrid, patch_grid
 from monai.networks.blocks.attention.options import block_arguments
 from monai.networks.blocks.patchembedding import PatchEmbeddingBlock
 from monai.networks.blocks.transformerblock import TransformerBlock
@@ -112,6 +113,10 @@ class ViT(OldCheckpoints):
             self.cls_token = nn.Parameter(torch.zeros(1, 1, hidden_size))
             head = nn.Linear(hidden_size, num_classes)
             self.classification_head = nn.Sequential(head, nn.Tanh()) if post_activation == "Tanh" else head
+
+    def token_grids(self) -> dict[str, TokenGrid]:
+        """See :class:`TokenGrid`."""
+        return {"blocks": patch_grid(self.patch_embedding, int(self.classification))}
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """

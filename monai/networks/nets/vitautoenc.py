@@ -19,6 +19,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn as nn
 
+from monai.networks.blocks.attention.token_grid import TokenGrid, patch_grid
 from monai.networks.blocks.attention.options import block_arguments
 from monai.networks.blocks.patchembedding import PatchEmbeddingBlock
 from monai.networks.blocks.transformerblock import TransformerBlock
@@ -114,6 +115,10 @@ class ViTAutoEnc(OldCheckpoints):
         stride = tuple(math.isqrt(patch) for patch in self.patch_size)
         self.conv3d_transpose = transposed(hidden_size, deconv_chns, kernel_size=stride, stride=stride)
         self.conv3d_transpose_1 = transposed(deconv_chns, out_channels, kernel_size=stride, stride=stride)
+
+    def token_grids(self) -> dict[str, TokenGrid]:
+        """See :class:`TokenGrid`."""
+        return {"blocks": patch_grid(self.patch_embedding, 0)}
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """

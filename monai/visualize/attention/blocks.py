@@ -9,6 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""The attention blocks of a network, by name, and why those of some cannot be captured."""
 
 from __future__ import annotations
 
@@ -20,7 +21,6 @@ import torch
 import torch.nn as nn
 
 from monai.networks.blocks.attention.block import AttentionBlock
-from monai.networks.nets.transformer import CachedDecoder
 from monai.networks.state_dict.torch_private import inside_of_compiled, is_compiled_in_place
 
 __all__ = ["attention_blocks", "choose_blocks", "unwrapped"]
@@ -75,11 +75,9 @@ def _refuse(name: str, module: nn.Module) -> None:
             f"{part} is scripted or traced, and TorchScript runs without hooks: capture the network that it was made "
             "from."
         )
-    if isinstance(module, CachedDecoder):
-        raise RuntimeError(
-            f"{part} decodes on cached keys and values and never calls its attention blocks: capture the "
-            "DecoderOnlyTransformer that it was made from, and give that one the whole sequence."
-        )
+    reason = getattr(module, "hides_attention", None)
+    if isinstance(reason, str):
+        raise RuntimeError(f"{part} {reason}")
 
 
 def choose_blocks(blocks: dict[str, AttentionBlock], patterns: str | Sequence[str]) -> dict[str, AttentionBlock]:

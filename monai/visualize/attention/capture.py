@@ -26,7 +26,7 @@ from monai.networks.blocks.attention.block import AttentionBlock
 from monai.networks.state_dict.torch_private import runs_backward
 
 from .blocks import attention_blocks, choose_blocks, unwrapped
-from .grids import NO_GRID, call_arguments, image_size, token_layouts
+from .grids import NO_GRID, call_arguments, image_size, token_grids
 from .maps import AttentionMap
 from .queries import Place, Queries
 
@@ -152,7 +152,7 @@ class AttentionCapture:
         self.blocks = choose_blocks(attention_blocks(net), blocks)
         self.queries = Queries(queries)
         self._net = net
-        self._layouts = token_layouts(unwrapped(net))
+        self._layouts = token_grids(unwrapped(net))
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
         self._image: tuple[int, ...] | None = None
         self._net_runs = False

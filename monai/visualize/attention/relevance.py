@@ -20,10 +20,11 @@ import torch
 import torch.nn as nn
 
 from monai.networks.blocks.attention.block import AttentionBlock
+from monai.networks.blocks.attention.token_grid import TokenGrid
 
 from .blocks import attention_blocks, choose_blocks, unwrapped
 from .capture import AttentionCall, attention_call, is_recomputed, plain, row_chunks
-from .grids import TokenLayout, image_size, token_layouts
+from .grids import image_size, token_grids
 from .maps import AttentionMap
 from .queries import Place, Queries
 
@@ -150,7 +151,7 @@ def attention_relevance(
         args = tuple(_differentiable(value) for value in args)
         calls = _run(net, chosen, args, target)
     last = calls[-1]
-    layout = token_layouts(unwrapped(net))[last.block]
+    layout = token_grids(unwrapped(net))[last.block]
     attention = _place(calls, layout, image_size(unwrapped(net), args, {}), asked)
     rows = torch.eye(last.call.k.shape[2], device=last.call.q.device)[attention.queries]
     rows = rows.expand(last.call.q.shape[0], -1, -1)
@@ -256,7 +257,7 @@ def _score(output: Any, target: Any) -> torch.Tensor:
     return logits.gather(1, classes[:, None]).sum()
 
 
-def _place(layers: list[_Layer], layout: TokenLayout, image: tuple[int, ...] | None, asked: Queries) -> AttentionMap:
+def _place(layers: list[_Layer], layout: TokenGrid, image: tuple[int, ...] | None, asked: Queries) -> AttentionMap:
     """The relevance's map, without its weights: which queries there are, and where tokens lie."""
     tokens = layers[-1].call.k.shape[2]
     for layer in layers:

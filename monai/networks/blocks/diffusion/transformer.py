@@ -18,6 +18,7 @@ from typing import Optional
 import torch
 import torch.nn as nn
 
+from monai.networks.blocks.attention.token_grid import TokenGrid
 from monai.networks.blocks.attention.options import projection_argument
 from monai.networks.blocks.convolutions import Convolution
 from monai.networks.blocks.crossattention import CrossAttentionBlock
@@ -206,6 +207,10 @@ class SpatialTransformer(nn.Module):
         ]
         self.transformer_blocks = nn.ModuleList(layers)
         self.proj_out = zero_module(convolution(spatial_dims, width, in_channels, kernel_size=1, kind=kind))
+
+    def token_grids(self) -> dict[str, TokenGrid]:
+        """See :class:`TokenGrid`."""
+        return {"": TokenGrid(holder=self)}
 
     def forward(
         self,
