@@ -22,13 +22,13 @@ import torch
 import torch.nn as nn
 
 from monai.networks.checkpoints.read import read_checkpoint
-from monai.networks.checkpoints.release_layout import release_arguments, release_state_dict
 from monai.networks.checkpoints.untrusted import refusing
 from monai.networks.checkpoints.unwrap import with_versions
 from monai.networks.checkpoints.write import check_target, write_checkpoint
 from monai.networks.state_dict.adapting import adapted_state_dict
 from monai.networks.state_dict.hooks import CheckpointFacts
 from monai.networks.state_dict.layouts import Layout, recognize_layouts
+from monai.networks.state_dict.release import release_arguments, release_state_dict
 from monai.networks.state_dict.torch_private import all_metadata
 
 from .network_config import NetworkConfig

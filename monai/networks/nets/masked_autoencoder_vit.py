@@ -77,6 +77,9 @@ class MaskedAutoEncoderViT(OldCheckpoints):
         patches, mask = net(torch.randn(2, 1, 96, 96, 48))
     """
 
+    # how the release always builds attention: it does not take these options
+    built_by_release = {"": {"use_combined_linear": True, "include_fc": True}}
+
     def __init__(
         self,
         in_channels: int,

@@ -449,6 +449,8 @@ class SPADEDiffusionModelUNet(DiffusionUNetBackbone):
 
     # the upward path has output projections whether or not the others do: a checkpoint is asked for each of them
     projection_groups = ("up_blocks",)
+    # which the release builds without the attention options of the network
+    built_by_release = {"up_blocks": {"use_combined_linear": False, "include_fc": True}}
 
     def __init__(
         self,

@@ -67,6 +67,9 @@ class UNETR(OldCheckpoints):
 
     layout_role = "unetr"
 
+    # how the release always builds attention: it does not take these options
+    built_by_release = {"": {"use_combined_linear": True, "include_fc": True}}
+
     def __init__(
         self,
         in_channels: int,

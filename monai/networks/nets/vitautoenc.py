@@ -63,6 +63,9 @@ class ViTAutoEnc(OldCheckpoints):
 
     layout_role = "vit autoencoder"
 
+    # how the release always builds attention: it does not take these options
+    built_by_release = {"": {"use_combined_linear": True, "include_fc": True}}
+
     def __init__(
         self,
         in_channels: int,

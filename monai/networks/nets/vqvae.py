@@ -262,6 +262,9 @@ class VQVAE(OldCheckpoints):
         ValueError: if an argument has not one value for each level, or the wrong number of convolution parameters.
     """
 
+    # numbers of axes that the release can run
+    release_dims = (2, 3)
+
     def __init__(
         self,
         spatial_dims: int,

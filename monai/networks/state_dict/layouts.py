@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from monai.networks.state_dict.rules import (
+    CausalMask,
     Drop,
     DropPart,
     Flatten,
@@ -261,7 +262,7 @@ LAYOUTS: tuple[Layout, ...] = (
         "MONAI 1.4 to 1.6, or GenerativeModels 0.2",
         r"(?:^|\.)causal_mask$",
         "the causal mask was saved; it follows from the arguments",
-        {"self attention": (Drop(r"causal_mask$"),), "cross attention": (Drop(r"causal_mask$"),)},
+        {"self attention": (CausalMask("causal_mask"),), "cross attention": (CausalMask("causal_mask"),)},
         is_old=False,
     ),
     Layout(

@@ -31,6 +31,7 @@ from monai.networks.state_dict.hooks import CheckpointFacts
 
 __all__ = [
     "MERGED",
+    "CausalMask",
     "Drop",
     "DropPart",
     "Flatten",
@@ -172,6 +173,38 @@ class Drop(Rule):
 
     def inverse(self) -> None:
         return None
+
+
+@dataclass(frozen=True)
+class CausalMask(Rule):
+    """A causal mask that was saved is left out: it follows from how the block was built."""
+
+    name: str
+
+    def apply(self, part: Part) -> None:
+        if part.has(self.name):
+            part.take(self.name)
+
+    def inverse(self) -> _SavedMask:
+        return _SavedMask(self.name)
+
+
+@dataclass(frozen=True)
+class _SavedMask(Rule):
+    """The way back of :class:`CausalMask`. Masks of one length share their memory."""
+
+    name: str
+    masks: dict[int, torch.Tensor] = field(default_factory=dict, compare=False)
+
+    def apply(self, part: Part) -> None:
+        if part.module.causal:
+            length = part.module.sequence_length
+            if length not in self.masks:
+                self.masks[length] = torch.ones(length, length).tril()[None, None]
+            part.put(self.name, self.masks[length])
+
+    def inverse(self) -> CausalMask:
+        return CausalMask(self.name)
 
 
 @dataclass(frozen=True)

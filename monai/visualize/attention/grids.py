@@ -35,7 +35,7 @@ def token_grids(net: nn.Module) -> dict[AttentionBlock, TokenGrid]:
     """
     found = {block: _own_grid(block) for block in net.modules() if isinstance(block, AttentionBlock)}
     for module in net.modules():
-        declared = getattr(module, "token_grids", dict)()
+        declared: dict[str, TokenGrid] = getattr(module, "token_grids", dict)()
         for path, grid in declared.items():
             part = module.get_submodule(path)
             found.update({block: grid for block in part.modules() if isinstance(block, AttentionBlock)})

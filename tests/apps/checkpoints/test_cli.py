@@ -35,8 +35,8 @@ from monai.apps.checkpoints.command_line import in_flags
 from monai.apps.checkpoints.progress import bar
 from monai.apps.checkpoints.reports import as_json, table
 from monai.networks.checkpoints import read_checkpoint
-from monai.networks.checkpoints.release_layout import release_state_dict
 from monai.networks.nets import DecoderOnlyTransformer, DiffusionModelUNet
+from monai.networks.state_dict.release import release_state_dict
 from monai.utils import optional_import
 from tests.commands import run_command
 

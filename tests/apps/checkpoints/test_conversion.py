@@ -30,9 +30,9 @@ from monai.apps.checkpoints.sample_inputs import sample_calls
 from monai.apps.generation.maisi.networks.autoencoderkl_maisi import AutoencoderKlMaisi
 from monai.networks.blocks import SABlock, TransformerBlock
 from monai.networks.checkpoints import CheckpointFacts, load_checkpoint, read_checkpoint
-from monai.networks.checkpoints.release_layout import release_arguments, release_state_dict
 from monai.networks.checkpoints.untrusted import CheckpointRefused
 from monai.networks.nets import VQVAE, DecoderOnlyTransformer, DiffusionModelUNet, ViT
+from monai.networks.state_dict.release import release_arguments, release_state_dict
 from tests.networks.exports.rows import ROWS
 from tests.release import ReleaseError, max_difference, release_run
 

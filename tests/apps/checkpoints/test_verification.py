@@ -36,9 +36,9 @@ from monai.apps.checkpoints.reference_worker import Unusable, flat
 from monai.apps.checkpoints.sample_inputs import read_inputs, sample_calls
 from monai.apps.checkpoints.verification import Comparison, verify_checkpoint
 from monai.networks.checkpoints import CheckpointFacts
-from monai.networks.checkpoints.release_layout import release_state_dict
 from monai.networks.checkpoints.untrusted import CheckpointRefused
 from monai.networks.nets import UNETR, AutoencoderKL, ControlNet, DecoderOnlyTransformer, DiffusionModelUNet, UNet, ViT
+from monai.networks.state_dict.release import release_state_dict
 from tests.networks.exports.rows import ROWS
 
 torch.set_num_threads(1)

@@ -229,6 +229,9 @@ class DiffusionBackbone(OldCheckpoints):
         make_embedding: builds the layers that embed the time, from the widths of their input and output.
     """
 
+    # numbers of axes that the release can run
+    release_dims = (2, 3)
+
     def __init__(
         self,
         plan: NetworkPlan,

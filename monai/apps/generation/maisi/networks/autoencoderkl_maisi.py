@@ -755,6 +755,9 @@ class AutoencoderKlMaisi(AutoencoderKL):
         TypeError: if ``use_proj_attn`` is neither a bool nor None.
     """
 
+    # numbers of axes that the release can run
+    release_dims = (3,)
+
     def __init__(
         self,
         spatial_dims: int,
