@@ -15,8 +15,8 @@ from __future__ import annotations
 import torch
 import torch.nn as nn
 
-from monai.networks.blocks.attention.token_grid import TokenGrid
 from monai.networks.blocks.attention.options import projection_argument
+from monai.networks.blocks.attention.token_grid import TokenGrid
 from monai.networks.blocks.selfattention import SABlock
 from monai.networks.state_dict.hooks import SafeLoading
 

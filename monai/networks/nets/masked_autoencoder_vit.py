@@ -20,8 +20,8 @@ from typing import Optional
 import torch
 import torch.nn as nn
 
-from monai.networks.blocks.attention.token_grid import TokenGrid, patch_grid
 from monai.networks.blocks.attention.options import block_arguments
+from monai.networks.blocks.attention.token_grid import TokenGrid, patch_grid
 from monai.networks.blocks.patchembedding import PatchEmbeddingBlock
 from monai.networks.blocks.pos_embed_utils import build_sincos_position_embedding
 from monai.networks.blocks.transformerblock import TransformerBlock

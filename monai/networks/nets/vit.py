@@ -18,8 +18,8 @@ from collections.abc import Sequence
 import torch
 import torch.nn as nn
 
-from monai.networks.blocks.attention.token_grid import TokenGrid, patch_grid
 from monai.networks.blocks.attention.options import block_arguments
+from monai.networks.blocks.attention.token_grid import TokenGrid, patch_grid
 from monai.networks.blocks.patchembedding import PatchEmbeddingBlock
 from monai.networks.blocks.transformerblock import TransformerBlock
 from monai.networks.state_dict.hooks import OldCheckpoints

@@ -16,7 +16,8 @@ What the release builds otherwise, a network declares itself:
 
 - ``built_by_release``: options with which the release always builds attention, by the path of the part, ``""`` for the
   whole network. Then the release does not take these options.
-- ``release_dims``: how many axes its images may have there, where the release raises with others.
+- ``release_dims``: how many axes its images may have there, or the grids of positions, where the release is wrong, or
+  raises, with others.
 """
 
 from __future__ import annotations
@@ -136,7 +137,8 @@ def _refuse(net: nn.Module) -> None:
             f"MONAI 1.6 cannot run {type(net).__name__} with spatial_dims={dims}: keep this checkpoint for the fork."
         )
     for path, module in net.named_modules():
-        if hasattr(module, "attention_kind") and module.fused_rel_pos and len(module.input_size or ()) == 3:
+        positions = getattr(module, "rel_positional_embedding", None)
+        if hasattr(positions, "release_dims") and len(positions.token_grid() or ()) not in positions.release_dims:
             raise ValueError(
                 f"{path} has decomposed relative positions in 3-D, which MONAI 1.6 computes wrongly: it would not "
                 "reproduce the outputs. Keep this checkpoint for the fork."

@@ -135,6 +135,9 @@ class DecomposedRelativePosEmbedding(Positions):
 
     kind = "decomposed"
 
+    # numbers of axes that the release computes right
+    release_dims = (2,)
+
     def __init__(
         self,
         s_input_dims: tuple[int, int] | tuple[int, int, int],

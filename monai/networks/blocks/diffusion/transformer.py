@@ -18,8 +18,8 @@ from typing import Optional
 import torch
 import torch.nn as nn
 
-from monai.networks.blocks.attention.token_grid import TokenGrid
 from monai.networks.blocks.attention.options import projection_argument
+from monai.networks.blocks.attention.token_grid import TokenGrid
 from monai.networks.blocks.convolutions import Convolution
 from monai.networks.blocks.crossattention import CrossAttentionBlock
 from monai.networks.blocks.diffusion.layers import convolution, zero_module
