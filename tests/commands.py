@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import contextlib
 import io
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 
 
@@ -23,3 +25,25 @@ def run_command(main: Callable[[Sequence[str]], int], *arguments: object) -> tup
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = main([str(argument) for argument in arguments])
     return code, out.getvalue(), err.getvalue()
+
+
+HELP = """
+import runpy
+import sys
+
+import monai
+
+sys.argv, program = ["", "--help"], sys.argv[1]
+before = set(sys.modules)
+try:
+    runpy.run_module(program, run_name="__main__")
+except SystemExit as end:
+    assert end.code == 0
+print("imported:", sorted(set(sys.modules) - before))
+"""
+
+
+def help_and_imports(program: str) -> str:
+    """What ``python -m program --help`` prints, and a line with the modules that it imports beyond ``import monai``."""
+    command = [sys.executable, "-W", "ignore", "-c", HELP, program]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout

@@ -24,6 +24,7 @@ from parameterized import parameterized
 
 from monai.data import MetaTensor
 from monai.networks.blocks import SABlock, SpatialAttentionBlock
+from monai.networks.blocks.attention.token_grid import TokenGrid
 from monai.networks.nets import AutoencoderKL, DecoderOnlyTransformer, DiffusionModelUNet, UNet, ViT
 from monai.visualize import capture_attention
 from tests.networks.nets.diffusion_cases import CONDITIONED, normal
@@ -84,6 +85,22 @@ class TestPlaces(unittest.TestCase):
         logits = [(m.on_grid().log() - m.on_grid().log()[..., :1, :1]).abs() for m in (before, after)]
         difference = (logits[0] - logits[1]).abs().sum(dim=(0, 1, 2))
         self.assertEqual(difference.gt(1e-3).nonzero().tolist(), [[2, 1]])
+
+    def test_a_module_that_declares_its_grid(self):
+        class Words(nn.Sequential):
+            def token_grids(self):
+                return {"1": TokenGrid(grid=(3, 2), class_tokens=1)}
+
+        net = Words(SABlock(8, 2), SABlock(8, 2))
+        first, second = captured(net, (normal(1, 7, 8),), queries="all")
+        self.assertEqual((first.query_grid, first.class_tokens), (None, 0))
+        self.assertEqual((second.query_grid, second.class_tokens), ((3, 2), 1))
+
+    def test_a_module_that_hides_its_attention(self):
+        net = nn.Sequential(SABlock(8, 2), nn.Identity())
+        net[1].hides_attention = "never calls its blocks."
+        with self.assertRaisesRegex(RuntimeError, r"'1' \(Identity\) never calls its blocks\."):
+            capture_attention(net)
 
     def test_class_token(self):
         (m, _) = captured(vit(classification=True), (normal(2, 1, 16, 8),), queries="class")

@@ -33,7 +33,7 @@ from monai.networks.nets import AutoencoderKL, DecoderOnlyTransformer, Diffusion
 from monai.utils import optional_import
 from monai.visualize.attention import capture_attention
 from monai.visualize.attention.planes import to_world
-from tests.commands import run_command
+from tests.commands import help_and_imports, run_command
 from tests.visualize.pointing import PATCH, SIZE, VIT, pointing_vit, tilted, turned_affines
 
 torch.set_num_threads(1)
@@ -182,6 +182,10 @@ class TestOutputs(CommandCase):
         self.assertEqual(code, 0)
         self.assertIn("blocks.0.attn", err)
         self.assertIn("done: 100%", err)
+
+    def test_help_imports_nothing(self):
+        """Beyond ``import monai``, so that it costs no more."""
+        self.assertRegex(help_and_imports("monai.visualize.attention"), r"usage: (.|\n)*\nimported: \[\]\n$")
 
     def test_help(self):
         code, out, _ = run("--help")

@@ -38,7 +38,7 @@ from monai.networks.checkpoints import read_checkpoint
 from monai.networks.nets import DecoderOnlyTransformer, DiffusionModelUNet
 from monai.networks.state_dict.release import release_state_dict
 from monai.utils import optional_import
-from tests.commands import run_command
+from tests.commands import help_and_imports, run_command
 
 torch.set_num_threads(1)
 _, HAS_TQDM = optional_import("tqdm")  # which draws the bars, and which nothing else needs
@@ -237,6 +237,10 @@ class TestCommandLine(CommandCase):
             self.assertIn("examples", out)
             self.assertTrue(all(len(line) <= 125 for line in out.splitlines()))
         self.assertIn("$expressions are run", run("convert", "--help")[1])
+
+    def test_help_imports_nothing(self):
+        """Beyond ``import monai``, so that it costs no more."""
+        self.assertRegex(help_and_imports("monai.networks.checkpoints"), r"usage: (.|\n)*\nimported: \[\]\n$")
 
     def test_usage(self):
         self.assert_fails(2, "the following arguments are required: COMMAND")

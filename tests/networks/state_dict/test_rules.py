@@ -21,6 +21,7 @@ from parameterized import parameterized
 from monai.networks.blocks import SABlock
 from monai.networks.state_dict.layouts import ALWAYS, LAYOUTS, recognize_layouts
 from monai.networks.state_dict.rules import (
+    CausalMask,
     Drop,
     DropPart,
     Flatten,
@@ -118,6 +119,21 @@ class TestRules(unittest.TestCase):
         changed = part({"z": 1}, ["z", *after])
         rule.apply(changed)
         self.assert_same(found(changed), {"z": 1})
+
+    def test_causal_masks(self):
+        """Of blocks of one length the masks share their memory; a block that is not causal has none."""
+        rule, masks = CausalMask("mask"), []
+        back = rule.inverse()
+        for length, causal in ((3, True), (3, True), (2, True), (2, False)):
+            block = SimpleNamespace(causal=causal, sequence_length=length)
+            state: dict[str, torch.Tensor] = {}
+            back.apply(Part(block, "a.", state, {}))
+            masks.append(state.get("a.mask"))
+            rule.apply(Part(block, "a.", state, {}))
+            self.assertEqual(state, {})
+        self.assertIsNone(masks.pop())
+        self.assertEqual(masks[2].tolist(), [[[[1.0, 0.0], [1.0, 1.0]]]])
+        self.assertEqual(masks[0].data_ptr(), masks[1].data_ptr())
 
     def test_halves_are_left(self):
         for rule, keys, own in (
