@@ -18,7 +18,9 @@ import inspect
 import io
 import json
 import math
+import os
 import shutil
+import subprocess
 import sys
 import tempfile
 import unittest
@@ -34,7 +36,7 @@ from benchmarks.__main__ import main
 from benchmarks.case import Case, Goals, Growth, Input, Setting
 from benchmarks.cases import CASES, GROWTHS, choose
 from benchmarks.curve_cases import CURVES, GPU, LARGE
-from benchmarks.measure import peak_bytes, seconds
+from benchmarks.measure import FIXED_ALLOCATION, seconds
 from benchmarks.processes import BenchmarkError, Processes
 from benchmarks.result import Check, Result, exponent, grown
 from benchmarks.run import Effort, measure
@@ -43,6 +45,7 @@ from benchmarks.target_cases import SABLOCK, TARGETS, decoder
 from benchmarks.training_cases import LOADING, TRAINING
 from benchmarks.work import WORK, make
 from fork import pristine
+from fork.referee import ROOT
 
 torch.set_num_threads(1)
 
@@ -216,11 +219,19 @@ class TestMeasure(unittest.TestCase):
     @unittest.skipUnless(sys.platform == "linux", "the memory of a process is read from Linux's /proc")
     def test_peak_bytes(self):
         """A tensor that lives during the call counts, what came before does not."""
-        kept = torch.ones(5_000_000)
-        peak = peak_bytes(lambda: torch.ones(20_000_000).sum(), Setting())
-        self.assertGreater(peak, 75e6)
-        self.assertLess(peak, 95e6)
-        self.assertEqual(float(kept[0]), 1.0)
+        program = (
+            "import torch; from benchmarks.case import Setting; from benchmarks.measure import peak_bytes; "
+            "kept = torch.ones(5_000_000); "
+            "print(peak_bytes(lambda: torch.ones(20_000_000).sum(), Setting()), float(kept[0]))"
+        )
+        environment = {**os.environ, **FIXED_ALLOCATION}
+        done = subprocess.run(
+            [sys.executable, "-c", program], cwd=ROOT, env=environment, stdout=subprocess.PIPE, check=True, text=True
+        )
+        peak, first = done.stdout.split()
+        self.assertGreater(int(peak), 75e6)
+        self.assertLess(int(peak), 95e6)
+        self.assertEqual(float(first), 1.0)
 
 
 class TestResults(unittest.TestCase):

@@ -22,8 +22,6 @@ import torch
 import torch.nn.functional as F
 from parameterized import parameterized
 
-from benchmarks.case import Setting
-from benchmarks.measure import peak_bytes
 from monai.networks.blocks import SABlock
 from monai.networks.blocks.attention.kernels import (
     _logits_of_the_kernel,
@@ -291,17 +289,6 @@ class TestParts(unittest.TestCase):
         mask = torch.rand(BATCH, 1, QUERIES, KEYS) > 0.5
         self.assert_same(*self.whole_and_parts(48, mask, call=scripted))
         self.assertEqual(scripted(*qkv(), None, True, 0.3, 0.5, 48).shape, (BATCH, HEADS, QUERIES, 8))
-
-    @parameterized.expand([("dropout", 0.1, 500e6), ("mask of pairs", 0.0, 200e6)])
-    def test_memory(self, _, dropout_p, most):
-        """A matrix of logits would be 600 MB; dropout would keep four, a mask's copy in floats one."""
-        q, k, v = (torch.randn(1, 9, 4096, 8, requires_grad=True) for _ in range(3))
-        mask = None if dropout_p else torch.ones(1, 9, 4096, 4096, dtype=torch.bool)
-
-        def call():
-            fused_attention(q, k, v, mask, False, 0.3, dropout_p).sum().backward()
-
-        self.assertLess(peak_bytes(call, Setting()), most)
 
 
 class TestBias(unittest.TestCase):
