@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from tests.release import max_difference
+from tests.differences import max_difference
 
 __all__ = ["assert_scripts"]
 

@@ -30,7 +30,7 @@ MOST_LINES = 800  # of a feature
 # Tests that need the pristine release, older packages, or what the repository has beside monai/.
 HERE_ALONE = (
     *("fork", "demo", "benchmarks"),
-    *("tests.release", "tests.parity", "tests.dropin", "tests.networks.references"),
+    *("tests.parity", "tests.dropin"),
 )
 ELSEWHERE = ("parity", "dropin", "fork", "benchmarks", "demo", "runtests", "testing_data", "networks/exports")
 NO_TESTS = tuple(f"tests/{name}/" for name in ELSEWHERE)

@@ -27,8 +27,8 @@ from monai.networks.blocks import SABlock, TransformerBlock
 from monai.networks.blocks.attention import block as attention_core
 from monai.networks.nets import AutoencoderKL, DecoderOnlyTransformer, ViT
 from monai.visualize import AttentionMap, attention_relevance, attention_rollout, capture_attention
+from tests.differences import max_difference
 from tests.networks.nets.diffusion_cases import normal, randomized
-from tests.release import max_difference
 
 torch.set_num_threads(1)
 SLICE = {"in_channels": 1, "img_size": (16, 8), "patch_size": 4, "spatial_dims": 2, "hidden_size": 24, "mlp_dim": 32}

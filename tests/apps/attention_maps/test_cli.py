@@ -37,12 +37,12 @@ from tests.commands import help_and_imports, run_command
 from tests.visualize.pointing import PATCH, SIZE, VIT, pointing_vit, tilted, turned_affines
 
 torch.set_num_threads(1)
-OLD_VIT = Path(__file__).parents[2] / "testing_data" / "vit_monai_1.5.2.pt"
-SCAN = Path(nibabel.__file__).parent / "tests" / "data" / "example4d.nii.gz"
-UNET = {"spatial_dims": 3, "in_channels": 1, "out_channels": 1, "num_res_blocks": 1, "channels": [4, 8]}
-UNET |= {"attention_levels": [False, True], "norm_num_groups": 4, "num_head_channels": 4}
-VOXEL, QUERY = (13, 2, 5), (1, 1, 1)
 
+UNET = {"spatial_dims": 3, "in_channels": 1, "out_channels": 1, "num_res_blocks": 1, "channels": [4, 8]}
+
+UNET |= {"attention_levels": [False, True], "norm_num_groups": 4, "num_head_channels": 4}
+
+VOXEL, QUERY = (13, 2, 5), (1, 1, 1)
 
 run = partial(run_command, main)
 
@@ -262,21 +262,6 @@ class TestOrientation(CommandCase):
 
 
 class TestNetworks(CommandCase):
-    def test_old_checkpoint_on_a_slice_of_the_real_scan(self):
-        old = torch.load(OLD_VIT, weights_only=True)
-        self.config.write_text(json.dumps({"_target_": "monai.networks.nets.ViT", **old["options"]}))
-        options = ["--name", "state_dict", "--volume", "0", "--orientation", "RAS", "--slice", "12", "--fit", "crop"]
-        arguments = self.arguments(*options, "--layers", "blocks.2.*", query="60,40,12")
-        arguments[arguments.index(self.ckpt)], arguments[arguments.index(self.scan)] = OLD_VIT, SCAN
-        code, out, err = run(*arguments, "--json")
-        self.assertEqual((code, err), (0, ""), out)
-        (layer,) = json.loads(out)["layers"]
-        column = (127 - 60 - 16) // 8  # the file's axis runs to the left, 16 voxels are cut off
-        self.assertEqual((layer["token"], layer["grid"]), (column * 12 + 40 // 8, [12, 12]))
-        affine = nibabel.load(SCAN).affine
-        z = np.linalg.solve(affine, [*layer["world"], 1])[2]
-        self.assertAlmostEqual(z, 12, places=2)
-
     def test_diffusion(self):
         net = self.write_net(DiffusionModelUNet(**UNET), UNET)
         self.write_scan(self.affine, (8, 8, 6))

@@ -21,13 +21,13 @@ import torch.nn as nn
 from parameterized import parameterized
 
 from monai.networks.nets import AutoencoderKL, DecoderOnlyTransformer, DiffusionModelUNet, ViT
+from tests.differences import max_difference
 from tests.networks.nets.diffusion_cases import randomized
-from tests.networks.references.networks import arguments_taken, find_class, outputs
-from tests.networks.references.store import FILES, load_file
-from tests.release import max_difference
 
 torch.set_num_threads(1)
+
 MUTATIONS = 500  # of each of 20 cases
+
 UNET = {
     "spatial_dims": 2,
     "in_channels": 1,
@@ -38,6 +38,7 @@ UNET = {
     "norm_num_groups": 4,
     "num_head_channels": 4,
 }
+
 AUTOENCODER = {
     "spatial_dims": 2,
     "in_channels": 1,
@@ -48,6 +49,7 @@ AUTOENCODER = {
     "latent_channels": 4,
     "norm_num_groups": 4,
 }
+
 DECODER = {
     "num_tokens": 10,
     "max_seq_len": 6,
@@ -56,6 +58,7 @@ DECODER = {
     "attn_layers_heads": 2,
     "with_cross_attention": True,
 }
+
 VIT = {
     "in_channels": 1,
     "img_size": (8, 8),
@@ -66,23 +69,20 @@ VIT = {
     "num_heads": 2,
     "spatial_dims": 2,
 }
+
 IMAGE = torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+
 TOKENS = torch.tensor([[1, 2, 3, 4, 5, 6]])
+
 CONTEXT = torch.randn(1, 3, 8, generator=torch.Generator().manual_seed(2))
+
 CASES = [
     (DiffusionModelUNet, UNET, lambda net: net(IMAGE, torch.tensor([7]))),
     (AutoencoderKL, AUTOENCODER, lambda net: net.reconstruct(IMAGE)),
     (DecoderOnlyTransformer, DECODER, lambda net: net(TOKENS, context=CONTEXT)),
     (ViT, VIT, lambda net: net(IMAGE)[0]),
 ]
-OLD = [  # the beginnings of the names of kept references
-    "monai_generative_before_0.1.0_DiffusionModelUNet_3_D",
-    "monai_generative_0.1.0_DiffusionModelUNet_2_D_include_fc",
-    "monai_generative_0.1.x_AutoencoderKL",
-    "monai_generative_0.2.3_AutoencoderKL_2_D",
-    "monai_generative_0.2.3_DiffusionModelUNet_2_D",
-    "monai_generative_0.2.1_DecoderOnlyTransformer_cross",
-]
+
 OLD_NAMES = {  # what one release or another called a part of a key
     "attn.to_q": "to_q",
     "attn.to_k": "to_k",
@@ -133,27 +133,8 @@ def mutated(state: dict[str, torch.Tensor], draw: random.Random) -> dict[str, to
     return result
 
 
-class TestFuzz(unittest.TestCase):
-    @parameterized.expand([(cls.__name__, cls, kwargs, run) for cls, kwargs, run in CASES])
-    @torch.no_grad()
-    def test_never_other_outputs(self, _, cls: type[nn.Module], kwargs, run):
-        """A damaged checkpoint is refused and leaves the network as it was, or gives the same outputs."""
-        source = randomized(cls(**kwargs)).eval()
-        for combined in (False, True):
-            net = cls(**kwargs, use_combined_linear=combined).eval()
-            self.fuzz(source.state_dict(), run(source), net, run)
-
-    @parameterized.expand([(beginning, options) for beginning in OLD for options in ({}, {"use_proj_attn": False})])
-    @torch.no_grad()
-    def test_never_other_outputs_of_old_networks(self, beginning: str, options):
-        path = next(path for path in sorted(FILES.iterdir()) if path.name.startswith(beginning))
-        case, reference = load_file(path)
-        net = find_class(case.network)(**arguments_taken(find_class(case.network), {**case.kwargs, **options})).eval()
-
-        def run(net: nn.Module) -> torch.Tensor:
-            return outputs(net, case.network, reference["inputs"])
-
-        self.fuzz(reference["state_dict"], reference["output"], net, run)
+class FuzzCase(unittest.TestCase):
+    """Loads damaged state dicts: each gives the outputs of the whole one, or is refused before a weight changes."""
 
     def fuzz(self, state: dict[str, torch.Tensor], expected: torch.Tensor, net: nn.Module, run) -> None:
         draw = random.Random(0)
@@ -180,6 +161,17 @@ class TestFuzz(unittest.TestCase):
                     value.zero_()
             self.assertEqual(list(damaged), keys)
         self.assertGreater(outcomes["refused"], MUTATIONS // 2)
+
+
+class TestFuzz(FuzzCase):
+    @parameterized.expand([(cls.__name__, cls, kwargs, run) for cls, kwargs, run in CASES])
+    @torch.no_grad()
+    def test_never_other_outputs(self, _, cls: type[nn.Module], kwargs, run):
+        """A damaged checkpoint is refused and leaves the network as it was, or gives the same outputs."""
+        source = randomized(cls(**kwargs)).eval()
+        for combined in (False, True):
+            net = cls(**kwargs, use_combined_linear=combined).eval()
+            self.fuzz(source.state_dict(), run(source), net, run)
 
 
 if __name__ == "__main__":

@@ -25,8 +25,8 @@ from typing import Any
 import torch
 import torch.nn as nn
 
+from tests.differences import max_difference
 from tests.networks.exports.row import FIRST, OTHER, SINGLE, MissingOption, Row
-from tests.release import max_difference
 
 __all__ = ["COLUMNS", "TOLERANCE", "Unavailable", "run_cell"]
 

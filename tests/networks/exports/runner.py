@@ -17,11 +17,10 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fork.referee import release_environment
 from tests.networks.exports.columns import COLUMNS, TOLERANCE, run_cell
 from tests.networks.exports.row import Row
 from tests.networks.exports.rows import ROWS
@@ -33,22 +32,19 @@ Cell = dict[str, Any]
 SECONDS = 900
 
 
-def run_row(row: Row, columns: Iterable[str], release: bool = False) -> dict[str, Cell]:
+def run_row(row: Row, columns: Iterable[str], variables: Mapping[str, str] | None = None) -> dict[str, Cell]:
     """
     Run cells of a row in processes of their own.
 
     Args:
         row: the row.
         columns: names of the columns.
-        release: whether to export the release's network instead of the fork's.
+        variables: environment of the processes, in which ``monai`` may be another one; by default this process's.
 
     Returns:
         cells by column, see :func:`~tests.networks.exports.columns.run_cell`
-
-    Raises:
-        ForkError: if the release cannot be had.
     """
-    environment = release_environment() if release else {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**(os.environ if variables is None else variables), "OMP_NUM_THREADS": "1"}
     cells: dict[str, Cell] = {}
     # the script comes last, for the case that it fails
     left = sorted(columns, key=lambda column: column == "script")

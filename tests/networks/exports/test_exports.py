@@ -9,12 +9,10 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The grid of networks and ways out, see ``python -m tests.networks.exports --help``."""
+"""The grid of networks and ways out, see ``python -m tests.parity.exports --help``."""
 
 from __future__ import annotations
 
-import contextlib
-import io
 import unittest
 from dataclasses import replace
 
@@ -22,7 +20,6 @@ import pytest
 import torch
 from parameterized import parameterized
 
-from tests.networks.exports.__main__ import choose, main
 from tests.networks.exports.columns import COLUMNS, run_cell
 from tests.networks.exports.report import as_markdown, as_text
 from tests.networks.exports.row import FIRST, Row, Tensor
@@ -72,11 +69,6 @@ class TestRows(unittest.TestCase):
         dims = {}
         self.assertEqual(list(tensor.dynamic(dims)), [0, 2, 3])
         self.assertEqual(sorted(dims), ["B", "h", "w"])
-
-    def test_choose(self):
-        self.assertEqual({row.network for row in choose(["ViT", "*/rel pos"])}, {"ViT", "CrossAttentionBlock"})
-        with self.assertRaisesRegex(ValueError, "no row matches 'VIT': --list"):
-            choose(["VIT"])
 
 
 class Halved(torch.nn.Linear):
@@ -170,25 +162,9 @@ class TestColumns(unittest.TestCase):
 class TestRunner(unittest.TestCase):
     """Rows in processes of their own."""
 
-    @pytest.mark.slow
-    def test_release_against_fork(self):
-        (row,) = choose(["SpatialAttentionBlock/2-D"])
-        cells = run_row(row, ["script", "trace"], release=True)
-        self.assertIn("cannot statically infer", cells["script"]["error"])
-        self.assertTrue(passes(row, "trace", cells["trace"]))
-        self.assertTrue(all(passes(row, name, cell) for name, cell in run_row(row, ["script", "trace"]).items()))
-
     def test_process_that_ends_early_is_told(self):
         cells = run_row(linear("unknown"), ["trace"])
         self.assertEqual(cells, {"trace": {"error": "the process ended with code 1"}})
-
-    @parameterized.expand([(["--rows", "Nothing"], "no row matches 'Nothing'"), (["--columns", "jpeg"], "'jpeg'")])
-    def test_name_that_means_nothing_ends_the_program(self, arguments, words):
-        errors = io.StringIO()
-        with contextlib.redirect_stderr(errors), self.assertRaises(SystemExit) as end:
-            main(arguments)
-        self.assertEqual(end.exception.code, 2)
-        self.assertIn(words, errors.getvalue())
 
 
 class TestReport(unittest.TestCase):

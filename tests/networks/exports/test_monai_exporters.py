@@ -26,10 +26,10 @@ import torch
 from parameterized import parameterized
 
 from monai.networks import convert_to_onnx, convert_to_torchscript
+from tests.differences import max_difference
 from tests.networks.exports.columns import difference, flat, onnx_runner
 from tests.networks.exports.row import FIRST, OTHER
 from tests.networks.exports.rows import ROWS
-from tests.release import max_difference
 
 torch.set_num_threads(1)
 TOLERANCE = 1e-5

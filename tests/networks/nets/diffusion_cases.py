@@ -18,9 +18,7 @@ from typing import Any
 import torch
 import torch.nn as nn
 
-from tests.release import assert_equal_to_release, release_run
-
-__all__ = ["BASE", "CONDITIONED", "assert_built_and_computing_like_the_release", "control", "inputs", "randomized"]
+__all__ = ["BASE", "CONDITIONED", "control", "inputs", "normal", "randomized"]
 
 BASE: dict[str, Any] = {
     "spatial_dims": 2,
@@ -69,26 +67,3 @@ def control(spatial_dims: int = 2, batch: int = 2) -> dict[str, Any]:
     shapes = [(8, 8), (8, 8), (8, 4), (16, 4), (16, 4)]
     residuals = [normal(batch, channels, *[size] * spatial_dims) for channels, size in shapes]
     return {"down_block_additional_residuals": residuals, "mid_block_additional_residual": residuals[-1] + 1}
-
-
-def assert_built_and_computing_like_the_release(
-    cls: type[nn.Module], target: str, kwargs: dict[str, Any], **call_kwargs: Any
-) -> None:
-    """Compare keys, their order, initial weights, outputs and gradients."""
-    torch.manual_seed(0)
-    net = cls(**kwargs)
-    expected, own = release_run(target, kwargs, seed=0, call=None), net.state_dict()
-    if list(own) != list(expected):
-        raise AssertionError(f"keys differ: {sorted(own.keys() ^ expected.keys()) or 'in their order'}")
-    differing = [key for key in own if not torch.equal(own[key], expected[key])]
-    if differing:
-        raise AssertionError(f"initial weights differ: {differing}")
-    own, values = randomized(net), {**inputs(kwargs), **call_kwargs}
-    strides = _strides(release_run(target, kwargs, (), state=own.state_dict(), call_kwargs=values))
-    if _strides(own(**values)) != strides:
-        raise AssertionError("the layout in memory differs, which noise made like the output would follow")
-    assert_equal_to_release(own, target, kwargs, (), **values)
-
-
-def _strides(out: Any) -> list:
-    return [out.stride()] if torch.is_tensor(out) else [stride for part in out for stride in _strides(part)]

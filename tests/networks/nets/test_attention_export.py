@@ -25,7 +25,7 @@ import torch.nn as nn
 from parameterized import parameterized
 
 from monai.networks.nets import UNETR, DecoderOnlyTransformer, MaskedAutoEncoderViT, ViT, ViTAutoEnc
-from tests.release import max_difference
+from tests.differences import max_difference
 
 torch.set_num_threads(1)
 VIT = {"in_channels": 1, "hidden_size": 24, "mlp_dim": 32, "num_layers": 2, "num_heads": 4}

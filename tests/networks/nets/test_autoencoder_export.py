@@ -28,7 +28,7 @@ from parameterized import parameterized
 from monai.apps.generation.maisi.networks.autoencoderkl_maisi import AutoencoderKlMaisi
 from monai.networks.nets import VQVAE, AutoencoderKL, SPADEAutoencoderKL
 from monai.utils import optional_import
-from tests.release import max_difference
+from tests.differences import max_difference
 
 onnxruntime, has_onnxruntime = optional_import("onnxruntime")
 _, has_onnxscript = optional_import("onnxscript")

@@ -21,7 +21,7 @@ from parameterized import parameterized
 from monai.networks.blocks import TransformerBlock
 from monai.networks.blocks.attention.cache import CachedTransformerBlock
 from monai.networks.nets import DecoderOnlyTransformer
-from tests.release import max_difference
+from tests.differences import max_difference
 from tests.scripting import assert_scripts
 
 torch.set_num_threads(1)

@@ -26,8 +26,8 @@ from monai.apps.generation.maisi.networks.diffusion_model_unet_maisi import Diff
 from monai.networks.blocks import CrossAttentionBlock, SABlock
 from monai.networks.nets import ControlNet, DiffusionModelUNet, SPADEDiffusionModelUNet
 from monai.networks.nets.diffusion_model_unet import DiffusionModelEncoder
+from tests.differences import energy, max_difference
 from tests.networks.nets.diffusion_cases import BASE, CONDITIONED, inputs, randomized
-from tests.release import energy, max_difference
 from tests.scripting import assert_scripts
 
 torch.set_num_threads(1)

@@ -12,7 +12,6 @@
 from __future__ import annotations
 
 import unittest
-from itertools import product
 
 import torch
 import torch.nn as nn
@@ -20,11 +19,11 @@ from parameterized import parameterized
 
 from monai.networks.blocks import SABlock
 from monai.networks.nets import MaskedAutoEncoderViT
-from tests.networks.nets.test_vit import with_stale_keys
-from tests.release import energy, max_difference, release_run
+from tests.differences import max_difference
+from tests.networks.nets.test_vit_contract import with_stale_keys
 
 torch.set_num_threads(1)
-TARGET = "monai.networks.nets.MaskedAutoEncoderViT"
+
 SIZES = {
     "in_channels": 2,
     "img_size": (16, 24),
@@ -39,16 +38,7 @@ SIZES = {
     "decoder_num_heads": 2,
     "spatial_dims": 2,
 }
-VOLUME = {**SIZES, "img_size": (8, 4, 12), "patch_size": (4, 2, 4), "spatial_dims": 3}
-TEST_CASES = [
-    {**sizes, "proj_type": proj_type, "pos_embed_type": position, "decoder_pos_embed_type": decoder_position, **extra}
-    for sizes, proj_type, (position, decoder_position), extra in product(
-        (SIZES, VOLUME),
-        ("conv", "perceptron"),
-        (("sincos", "sincos"), ("learnable", "learnable"), ("fourier", "none")),
-        ({}, {"masking_ratio": 0.3, "qkv_bias": True, "dropout_rate": 0.1, "save_attn": True}),
-    )
-]
+
 ILL_ARGUMENTS = [
     ("dropout above one", {"dropout_rate": 5.0}, "5.0"),
     ("everything masked", {"masking_ratio": 1.0}, "1.0"),
@@ -80,29 +70,6 @@ def seeded(net: nn.Module, *arguments, seed: int = 3):
 
 
 class TestMaskedAutoEncoderViT(unittest.TestCase):
-    @parameterized.expand([(case,) for case in TEST_CASES])
-    def test_equals_the_release(self, kwargs):
-        """Predictions, gradients and, drawn from the same seed, masks."""
-        net = network(**kwargs)
-        x = image_for(net)
-        patches, mask = seeded(net, x)
-        expected, grads = release_run(TARGET, kwargs, (x,), state=net.state_dict(), grad=True, seed=3)
-        self.assertTrue(torch.equal(mask, expected[1]))
-        self.assertLessEqual(max_difference([patches, mask], list(expected)), 1e-5)
-        energy([patches]).backward()
-        for name, parameter in net.named_parameters():
-            if parameter.requires_grad:
-                scale = max(1.0, float(grads[name].abs().max()))
-                self.assertLessEqual(max_difference(parameter.grad, grads[name]) / scale, 1e-5, name)
-
-    @parameterized.expand([(case,) for case in TEST_CASES[::5]])
-    def test_initial_weights(self, kwargs):
-        expected = release_run(TARGET, kwargs, seed=0, call=None)
-        own = network(**kwargs).state_dict()
-        self.assertEqual(list(own), list(expected))
-        for name in own:
-            self.assertTrue(torch.equal(own[name], expected[name]), name)
-
     @parameterized.expand(ILL_ARGUMENTS)
     def test_ill_arguments(self, _, kwargs, part):
         with self.assertRaisesRegex(ValueError, part):

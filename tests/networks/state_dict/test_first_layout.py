@@ -20,8 +20,8 @@ from parameterized import parameterized
 
 from monai.networks import CheckpointFacts
 from monai.networks.nets import DiffusionModelUNet
+from tests.differences import max_difference
 from tests.networks.nets.diffusion_cases import randomized
-from tests.release import max_difference
 
 torch.set_num_threads(1)
 NETWORK = {

@@ -28,20 +28,11 @@ from monai.networks.blocks import SABlock, SpatialAttentionBlock, TransformerBlo
 from monai.networks.nets import UNETR, ViT, ViTAutoEnc
 from monai.networks.state_dict.adapting import adapted_state_dict
 from monai.networks.state_dict.hooks import OldCheckpoints
-from tests.release import max_difference, release_run
+from tests.differences import max_difference
 
 torch.set_num_threads(1)
+
 SIZES = {"hidden_size": 24, "mlp_dim": 32, "num_heads": 4}
-RELEASE = "monai.networks.blocks.TransformerBlock"
-# options that a checkpoint of the release may have been written with
-RELEASE_CASES = [
-    {},
-    {"qkv_bias": True, "use_combined_linear": False},
-    {"include_fc": False},
-    {"causal": True, "sequence_length": 6},
-    {"with_cross_attention": True},
-    {"with_cross_attention": True, "causal": True, "sequence_length": 6},
-]
 
 
 class Net(OldCheckpoints):
@@ -75,24 +66,6 @@ def weights(net: nn.Module) -> dict[str, torch.Tensor]:
 
 
 class TestCheckpointsOfTheRelease(unittest.TestCase):
-    @parameterized.expand([(case,) for case in RELEASE_CASES])
-    def test_strict_load_gives_the_same_outputs(self, kwargs):
-        """Saved causal masks and unused norms of the cross attention included."""
-        kwargs = {**SIZES, **kwargs}
-        state = release_run(RELEASE, kwargs, seed=3, call=None)
-        state = {k: v if k.endswith("mask") else torch.randn_like(v) * 0.3 for k, v in state.items()}
-        expected = release_run(RELEASE, kwargs, (tokens(),), state=state, fill=False)
-        before = dict(state)
-        net = TransformerBlock(**kwargs).eval()
-        net.load_state_dict(state)
-        self.assertLessEqual(max_difference(net(tokens()), expected), 1e-5)
-        self.assertEqual(list(state), list(before))
-
-    def test_the_release_saves_masks(self):
-        """Otherwise the test above would not cover them."""
-        state = release_run(RELEASE, {**SIZES, "causal": True, "sequence_length": 6}, call=None)
-        self.assertEqual(state["attn.causal_mask"].shape, (1, 1, 6, 6))
-
     def test_stale_keys_of_older_releases(self):
         """MONAI 1.4 and 1.5 wrote a cross attention that was never used; 1.2 and 1.3 not even its norm."""
         net, source = Net(), randomized(Net())

@@ -23,7 +23,7 @@ from monai.networks import CheckpointFacts
 from monai.networks.blocks import CrossAttentionBlock, SABlock, SpatialAttentionBlock, TransformerBlock
 from monai.networks.state_dict.adapting import adapted_state_dict
 from monai.networks.state_dict.hooks import OldCheckpoints
-from tests.release import max_difference
+from tests.differences import max_difference
 
 torch.set_num_threads(1)
 WIDTH = 24
