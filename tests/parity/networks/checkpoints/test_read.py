@@ -28,7 +28,7 @@ from monai.networks.state_dict.adapting import adapted_state_dict
 from monai.networks.utils import copy_model_state
 from tests.differences import max_difference
 from tests.networks.checkpoints.file_case import FileCase
-from tests.networks.checkpoints.test_reading import UNET
+from tests.networks.checkpoints.test_read import UNET
 from tests.parity.release import ReleaseError, release_run
 
 torch.set_num_threads(1)
