@@ -479,8 +479,7 @@ FEATURES: tuple[Feature, ...] = (
             "monai/visualize/attention/__init__.py",
             "monai/visualize/__init__.py",
             "monai/visualize/attention/figure.py",
-            "monai/visualize/attention/overlay.py",
-            "monai/visualize/attention/planes.py",
+            "monai/visualize/attention/on_image.py",
             "monai/visualize/attention/saving.py",
         ),
         tests=(

@@ -26,8 +26,15 @@ from parameterized import parameterized
 
 from monai.data import MetaTensor
 from monai.visualize.attention import AttentionMap, capture_attention, plot_attention, upsample_attention
-from monai.visualize.attention.overlay import attention_of_query, captured_voxel, maximum_voxel, token_of_query
-from monai.visualize.attention.planes import axis_codes, image_planes, to_world
+from monai.visualize.attention.on_image import (
+    attention_of_query,
+    axis_codes,
+    captured_voxel,
+    image_planes,
+    maximum_voxel,
+    to_world,
+    token_of_query,
+)
 from tests.visualize.pointing import SIZE, SPACING, pointing_vit, tilted, turned_affines
 
 torch.set_num_threads(1)

@@ -24,7 +24,7 @@ from parameterized import parameterized
 
 from monai.data import MetaTensor
 from monai.visualize.attention import AttentionMap, capture_attention, save_attention, upsample_attention
-from monai.visualize.attention.planes import to_world
+from monai.visualize.attention.on_image import to_world
 from tests.visualize.pointing import PATCH, SIZE, pointing_vit, tilted, turned_affines
 
 torch.set_num_threads(1)

@@ -33,8 +33,7 @@ from monai.networks.checkpoints import load_checkpoint
 from monai.networks.checkpoints.untrusted import refusing
 from monai.visualize.attention.capture import capture_attention
 from monai.visualize.attention.maps import AttentionMap
-from monai.visualize.attention.overlay import attention_of_query, chosen_heads, maximum_voxel, token_of_query
-from monai.visualize.attention.planes import to_world
+from monai.visualize.attention.on_image import attention_of_query, chosen_heads, maximum_voxel, to_world, token_of_query
 from monai.visualize.attention.relevance import attention_relevance, attention_rollout
 from monai.visualize.attention.saving import check_output, save_attention, suffix_of
 

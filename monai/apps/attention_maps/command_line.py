@@ -19,7 +19,7 @@ import re
 
 from monai.apps.checkpoints.command_line import CONFIGS, Parser, UsageError, add_network
 from monai.apps.checkpoints.command_line import in_flags as in_checkpoint_flags
-from monai.visualize.attention.overlay import MODES
+from monai.visualize.attention.on_image import MODES
 from monai.visualize.attention.saving import SUFFIXES
 
 from .scan import FITS

@@ -31,7 +31,7 @@ from monai.transforms import (
     ScaleIntensityRangePercentiles,
     Spacing,
 )
-from monai.visualize.attention.planes import axis_codes, to_world
+from monai.visualize.attention.on_image import axis_codes, to_world
 
 __all__ = ["FITS", "Preparation", "Scan", "read_scan"]
 

@@ -137,7 +137,7 @@ def _refuse(net: nn.Module) -> None:
             f"MONAI 1.6 cannot run {type(net).__name__} with spatial_dims={dims}: keep this checkpoint for the fork."
         )
     for path, module in net.named_modules():
-        positions = getattr(module, "rel_positional_embedding", None)
+        positions: Any = getattr(module, "rel_positional_embedding", None)
         if hasattr(positions, "release_dims") and len(positions.token_grid() or ()) not in positions.release_dims:
             raise ValueError(
                 f"{path} has decomposed relative positions in 3-D, which MONAI 1.6 computes wrongly: it would not "

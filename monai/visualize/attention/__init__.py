@@ -17,7 +17,7 @@ from __future__ import annotations
 from .capture import AttentionCapture, capture_attention
 from .figure import plot_attention
 from .maps import AttentionMap
-from .overlay import upsample_attention
+from .on_image import upsample_attention
 from .relevance import attention_relevance, attention_rollout
 from .saving import save_attention
 

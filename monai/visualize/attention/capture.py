@@ -26,9 +26,8 @@ from monai.networks.blocks.attention.block import AttentionBlock
 from monai.networks.state_dict.torch_private import runs_backward
 
 from .blocks import attention_blocks, choose_blocks, unwrapped
-from .grids import NO_GRID, call_arguments, image_size, token_grids
 from .maps import AttentionMap
-from .queries import Place, Queries
+from .places import NO_GRID, Place, Queries, call_arguments, image_size, token_grids
 
 __all__ = [
     "AttentionCall",

@@ -26,8 +26,17 @@ import torch
 from monai.utils.module import optional_import
 
 from .maps import AttentionMap
-from .overlay import attention_of_query, captured_voxel, chosen_heads, covered_part, maximum_voxel, on_voxels
-from .planes import Plane, affine_of, image_planes
+from .on_image import (
+    Plane,
+    affine_of,
+    attention_of_query,
+    captured_voxel,
+    chosen_heads,
+    covered_part,
+    image_planes,
+    maximum_voxel,
+    on_voxels,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -66,7 +75,7 @@ def plot_attention(
     A 2-D image is drawn beside its overlay. Of a 3-D image three orthogonal planes are drawn: through the query, which
     a cross marks, below a row with the image alone; or else through the maximum of each row. An image with an affine is
     drawn with the spacing of its voxels and with the letters R, L, A, P, S and I at the ends of its axes, turned as
-    :func:`monai.visualize.attention.planes.image_planes` says. The colors of a row range over what it shows.
+    :func:`monai.visualize.attention.on_image.image_planes` says. The colors of a row range over what it shows.
 
     Args:
         image: ``(C, *size)`` with 2 or 3 axes; a MetaTensor has an affine.

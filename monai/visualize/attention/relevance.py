@@ -24,9 +24,8 @@ from monai.networks.blocks.attention.token_grid import TokenGrid
 
 from .blocks import attention_blocks, choose_blocks, unwrapped
 from .capture import AttentionCall, attention_call, is_recomputed, plain, row_chunks
-from .grids import image_size, token_grids
 from .maps import AttentionMap
-from .queries import Place, Queries
+from .places import Place, Queries, image_size, token_grids
 
 __all__ = ["attention_relevance", "attention_rollout"]
 

@@ -28,8 +28,7 @@ from monai.utils.whole_files import check_place, replacing
 
 from .figure import plot_attention
 from .maps import AttentionMap
-from .overlay import attention_of_query, chosen_heads, covered_part, on_voxels
-from .planes import affine_of
+from .on_image import affine_of, attention_of_query, chosen_heads, covered_part, on_voxels
 
 __all__ = ["SUFFIXES", "check_output", "save_attention", "suffix_of"]
 

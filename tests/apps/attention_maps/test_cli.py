@@ -32,7 +32,7 @@ from monai.apps.attention_maps.scan import Preparation, read_scan
 from monai.networks.nets import AutoencoderKL, DecoderOnlyTransformer, DiffusionModelUNet, ViT
 from monai.utils import optional_import
 from monai.visualize.attention import capture_attention
-from monai.visualize.attention.planes import to_world
+from monai.visualize.attention.on_image import to_world
 from tests.commands import help_and_imports, run_command
 from tests.visualize.pointing import PATCH, SIZE, VIT, pointing_vit, tilted, turned_affines
 
