@@ -14,12 +14,12 @@
 
 set -euo pipefail
 
-usage_line="usage: ./runtests.sh [-u] [-f] [-q] [--autofix] [--mypy] [--coverage] [--disttests] [--net] [--demo] [-b] [-c]"
+usage_line="usage: ./runtests.sh [-u] [-f] [-q] [--autofix] [--mypy] [--coverage] [--disttests] [--net] [--demo] [--docs] [-b]"
 
 usage() {
   cat <<HELP
 $usage_line
-                     [--ruff] [--copyright] [--list_tests] [--torch VERSION] [--dryrun] [-v] [-h]
+                     [-c] [--ruff] [--copyright] [--list_tests] [--torch VERSION] [--dryrun] [-v] [-h]
 
 Tests
   -u, --unittests    every test but those marked 'grid'
@@ -41,14 +41,15 @@ Style
 
 Other
       --demo         the main job on a real scan: python -m demo
+      --docs         the pages of docs/ with the reference of the interface, in build/docs; warnings are errors
   -b, --build        sdist and wheel in dist/
   -c, --clean        remove build outputs and caches; environments stay
       --dryrun       print the commands, run none of them
   -v, --version      versions of Python, torch and MONAI
   -h, --help         this text
 
-Flags combine. The order is: clean, build, style, types, unit tests, distributed tests, grids, demo; the first
-step that fails ends the run.
+Flags combine. The order is: clean, build, style, types, unit tests, distributed tests, grids, documents,
+demo; the first step that fails ends the run.
 
 MONAI_PY_EXE     the interpreter to use, as it is; without it, .venv is made from requirements-dev.txt
 MONAI_TEST_JOBS  how many tests run at once (default 2)
@@ -321,6 +322,8 @@ network_grids() {
 
 list_tests() { need_package && module pytest tests --collect-only -q; }
 
+docs() { need_package && module sphinx -q -W --keep-going -b html docs build/docs; }
+
 demo() { need_package && run "$python" -m demo; }
 
 versions() { # of the interpreter as it is: nothing is made or installed for it
@@ -361,6 +364,7 @@ parse() {
       --copyright) want headers ;;
       --mypy) want types ;;
       --demo) want demo ;;
+      --docs) want docs ;;
       -b | --build) want build ;;
       -c | --clean) want clean ;;
       --dryrun) dryrun=yes ;;
@@ -420,6 +424,7 @@ main() {
   step unit "unit tests" unit_tests
   step dist "distributed tests" distributed_tests
   step net "network grids" network_grids
+  step docs "documents" docs
   step demo "demo" demo
 }
 

@@ -57,6 +57,7 @@ TEST_CASES_DRYRUN = [
     [["--build"], [["build"]]],
     [["--clean"], [["rm", "build", "dist"]]],
     [["--demo"], [["fork"], ["demo"]]],
+    [["--docs"], [["fork"], ["sphinx", "-W", "docs", "build/docs"]]],
     [
         ["--torch", "2.8.0"],
         [["cp"], ["sed"], ["fork", "build", "--link"], ["pytest", "tests", "not grid and not slow"]],
