@@ -19,7 +19,8 @@ usage_line="usage: ./runtests.sh [-u] [-f] [-q] [--autofix] [--mypy] [--coverage
 usage() {
   cat <<HELP
 $usage_line
-                     [-c] [--ruff] [--copyright] [--list_tests] [--torch VERSION] [--dryrun] [-v] [-h]
+                     [-c] [--black] [--isort] [--flake8] [--ruff] [--copyright] [--list_tests] [--torch VERSION]
+                     [--dryrun] [-v] [-h]
 
 Tests
   -u, --unittests    every test but those marked 'grid'
@@ -33,10 +34,13 @@ Tests
                        PIP_FIND_LINKS leads to a build for the CPU
 
 Style
-  -f, --codeformat   ruff check, ruff format --check, license headers
-      --autofix      ruff check --fix, ruff format, license headers (--formatfix is the same)
+  -f, --codeformat   black, isort, flake8, ruff and license headers
+      --autofix      what isort, black and ruff can fix; license headers (--formatfix is the same)
       --mypy         static types
-      --ruff         ruff check, ruff format --check
+      --black        black --check
+      --isort        isort --check
+      --flake8       flake8, with bugbear, comprehensions and pep8-naming
+      --ruff         ruff check
       --copyright    license headers
 
 Other
@@ -266,9 +270,15 @@ clean() {
 
 build() { module build --no-isolation; }
 
-autofix() { module ruff check --fix . && module ruff format . && check_headers; }
+autofix() { module ruff check --fix . && module isort . && module black --quiet . && check_headers; }
 
-ruff_check() { module ruff check . && module ruff format --check .; }
+black_check() { module black --quiet --check --diff .; }
+
+isort_check() { module isort --check --diff .; }
+
+flake8_check() { module flake8 .; }
+
+ruff_check() { module ruff check .; }
 
 has_header() { # FILE: it begins, after a shebang, with the ten lines under the shebang of this script
   local header
@@ -358,8 +368,11 @@ parse() {
         venv=.venv-torch-$torch
         shift
         ;;
-      -f | --codeformat) want ruff && want headers ;;
+      -f | --codeformat) want black && want isort && want flake8 && want ruff && want headers ;;
       --autofix | --formatfix) want autofix ;;
+      --black) want black ;;
+      --isort) want isort ;;
+      --flake8) want flake8 ;;
       --ruff) want ruff ;;
       --copyright) want headers ;;
       --mypy) want types ;;
@@ -418,7 +431,10 @@ main() {
   step clean "clean" clean
   step build "build" build
   step autofix "fix the code format" autofix
-  step ruff "code format" ruff_check
+  step black "black" black_check
+  step isort "isort" isort_check
+  step flake8 "flake8" flake8_check
+  step ruff "ruff" ruff_check
   step headers "license headers" check_headers
   step types "types" types
   step unit "unit tests" unit_tests

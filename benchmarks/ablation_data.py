@@ -16,6 +16,7 @@ from __future__ import annotations
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -163,7 +164,7 @@ def read_volume(path: Path) -> torch.Tensor:
 def _voxels(path: Path) -> np.ndarray:
     """The voxels as (right, anterior, slices, images) in float32."""
     try:
-        image = nibabel.load(path)
+        image: Any = nibabel.load(path)
         shape = getattr(image, "shape", ())
         if not isinstance(image, nibabel.Nifti1Image):
             raise ImageFileError(f"it is a {type(image).__name__}")

@@ -95,12 +95,14 @@ class Autoencode:
         """Mean absolute error, and a little of the divergence of the latents from a standard normal distribution."""
         reconstruction, mean, sigma = net(images)
         divergence = (mean**2 + sigma**2 - 2 * sigma.log() - 1).mean() / 2
-        return F.l1_loss(reconstruction, images) + KL_WEIGHT * divergence
+        out: torch.Tensor = F.l1_loss(reconstruction, images) + KL_WEIGHT * divergence
+        return out
 
     def restored(self, net: nn.Module, images: torch.Tensor) -> torch.Tensor:
         """Decoded from the mean of the latents, without a random number."""
         reconstruct: Any = net.reconstruct
-        return reconstruct(images)
+        out: torch.Tensor = reconstruct(images)
+        return out
 
     def simply_restored(self, images: torch.Tensor) -> torch.Tensor:
         """As small as a channel of the latents, and enlarged."""
@@ -134,7 +136,8 @@ class Denoise:
 
     def restored(self, net: nn.Module, images: torch.Tensor) -> torch.Tensor:
         """From the same noise at every call."""
-        return net(self._noisy(images))[0]
+        out: torch.Tensor = net(self._noisy(images))[0]
+        return out
 
     def simply_restored(self, images: torch.Tensor) -> torch.Tensor:
         """Under the filter of the width that suits these very slices best."""

@@ -60,7 +60,8 @@ class KernelRow:
     @property
     def matrices(self) -> float:
         """Peak memory in L x L matrices of the type, the arguments not counted."""
-        return self.bytes / (self.tokens**2 * getattr(torch, self.dtype).itemsize)
+        out: float = self.bytes / (self.tokens**2 * getattr(torch, self.dtype).itemsize)
+        return out
 
 
 def rows_of(width: int, dtype: str, tokens: int, device: str = "cpu") -> Iterator[KernelRow]:

@@ -86,7 +86,8 @@ class Processes:
 
     def version(self, which: str) -> str:
         """The version of MONAI that a process runs."""
-        return self.ask(which, "where")[1]
+        out: str = self.ask(which, "where")[1]
+        return out
 
     def _start(self, memory: bool) -> None:
         """Start the fork's process and the release's at once: imports take seconds."""

@@ -90,7 +90,8 @@ def _weights(name: str, parameter: torch.Tensor) -> torch.Tensor:
     generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
     drawn = torch.randn(parameter.shape, generator=generator)
     if parameter.ndim > 1:
-        return drawn / parameter[0].numel() ** 0.5
+        out: torch.Tensor = drawn / parameter[0].numel() ** 0.5
+        return out
     return 0.1 * drawn + (1.0 if name.endswith("weight") else 0.0)
 
 
@@ -243,7 +244,8 @@ def _rival(case: Case, setting: Setting) -> Call:
 
 
 def _begin_token(case: Case) -> int:
-    return case.options["num_tokens"] - 1
+    out: int = case.options["num_tokens"] - 1
+    return out
 
 
 def _begin(case: Case, inputs: dict[str, torch.Tensor]) -> torch.Tensor:

@@ -72,7 +72,8 @@ class Worker:
 
     def size(self, case: Case, variant: str, setting: Setting) -> int:
         """The number of bytes that the work of a case tells itself."""
-        return make(case, variant, setting)()
+        out: int = make(case, variant, setting)()
+        return out
 
     def peak(self, case: Case, variant: str, setting: Setting) -> int:
         """
@@ -94,7 +95,8 @@ class Worker:
         process.join()
         if isinstance(answer, str):
             raise MeasureError(answer)
-        return answer
+        out: int = answer
+        return out
 
 
 def _peak(pipe: Connection, case: Case, variant: str, setting: Setting) -> None:

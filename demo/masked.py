@@ -37,7 +37,8 @@ def from_patches(patches: torch.Tensor, grid: Sequence[int], patch: Sequence[int
     x = patches.unflatten(2, tuple(patch)).unflatten(1, tuple(grid))
     order = [0] + [axis for i in range(n) for axis in (1 + i, 1 + n + i)]
     size = [g * p for g, p in zip(grid, patch)]
-    return x.permute(order).reshape(len(patches), 1, *size)
+    out: torch.Tensor = x.permute(order).reshape(len(patches), 1, *size)
+    return out
 
 
 def hide(
@@ -63,7 +64,8 @@ def paint(images: torch.Tensor, mask: torch.Tensor, patch: Sequence[int]) -> tor
 
 def fill_in(vit: nn.Module, head: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
     """Every patch as the ViT and a linear head on its tokens see it: ``(B, patches, voxels)``."""
-    return head(vit(hidden)[0])
+    out: torch.Tensor = head(vit(hidden)[0])
+    return out
 
 
 def hidden_error(filled: torch.Tensor, images: torch.Tensor, mask: torch.Tensor, patch: Sequence[int]) -> torch.Tensor:

@@ -65,7 +65,8 @@ class Release:
         file, version = self.ask("where")
         if not Path(file).resolve().is_relative_to(self._folder):
             raise DemoError(f"the release's process imported {file}, not the release in {self._folder}")
-        return version
+        out: str = version
+        return out
 
     def compare(
         self, network: str, options: dict[str, Any], net: nn.Module, inputs: torch.Tensor

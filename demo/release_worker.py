@@ -55,7 +55,8 @@ class Worker:
         """The images as an autoencoder reconstructs them that loads an older checkpoint in the release's own way."""
         net = getattr(monai.networks.nets, network)(**options).eval()
         net.load_old_state_dict(state)
-        return net.reconstruct(images)
+        out: torch.Tensor = net.reconstruct(images)
+        return out
 
     def seconds(self, samples: int, calls: int) -> float:
         """Shortest time of a forward pass of the loaded network over its first samples."""

@@ -51,7 +51,8 @@ def main() -> None:
         images = augmented(scan.training_slices, 2, 4, generator)
         reconstruction, mean, sigma = net(images)
         divergence = (mean**2 + sigma**2 - 2 * sigma.log() - 1).mean() / 2
-        return F.l1_loss(reconstruction, images) + KL_WEIGHT * divergence
+        out: torch.Tensor = F.l1_loss(reconstruction, images) + KL_WEIGHT * divergence
+        return out
 
     train(net.parameters(), loss, args.steps, rate=2e-3)
     net.eval()

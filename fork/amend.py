@@ -243,8 +243,8 @@ class _Merging:
         """The fork's file holds definitions, each once, and imports; nothing that would be lost."""
         names = [item.name for item in ours.definitions]
         names += [] if ours.header else [item.name for item in imports(self.ours, ours.body)]
-        for name in sorted({name for name in names if names.count(name) > 1}):
-            self._problem(f"sets '{name}' more than once")
+        for twice in sorted({name for name in names if names.count(name) > 1}):
+            self._problem(f"sets '{twice}' more than once")
         for node in ours.others:
             is_docstring = node is self.ours.tree.body[0] and is_text(node)
             if not is_docstring and (ours.header or not isinstance(node, (ast.Import, ast.ImportFrom))):

@@ -50,7 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     try:
-        return options.run(read_pin(options.root), options)
+        out: int = options.run(read_pin(options.root), options)
+        return out
     except BrokenPipeError:  # the reader, a pager say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ForkError, OSError) as error:

@@ -310,7 +310,8 @@ def _overloads(node: ast.stmt, following: ast.stmt | None) -> bool:
 
 
 def _first_line(node: ast.stmt) -> int:
-    return min([node.lineno, *(decorator.lineno for decorator in getattr(node, "decorator_list", []))])
+    out: int = min([node.lineno, *(decorator.lineno for decorator in getattr(node, "decorator_list", []))])
+    return out
 
 
 def _is_for_typing(test: ast.expr) -> bool:

@@ -69,9 +69,11 @@ class Series:
             raise ForkError(f"upstream has a file '{taken[0]}' of its own: give the test of the fix another name")
         return {
             "fixes": fixes.fix_pulls(self.pin.root, self._read, self.fixes),
-            "features": features.feature_pulls(self.pin, self.release, self.features, self.upstream, self.fix_tests)
-            if self.features
-            else [],
+            "features": (
+                features.feature_pulls(self.pin, self.release, self.features, self.upstream, self.fix_tests)
+                if self.features
+                else []
+            ),
         }
 
     @property

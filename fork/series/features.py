@@ -174,7 +174,7 @@ def feature_pulls(
         mine = [path for path in tests if test_owner[path] == feature.name]
         wanted = set().union(*(tests[path] for path in mine), _packages(mine)) - upstream
         wanted |= _packages(wanted) - upstream
-        helpers = sorted(path for path in wanted if adder.setdefault(path, feature.name) == feature.name)
+        added = sorted(path for path in wanted if adder.setdefault(path, feature.name) == feature.name)
         needed = needs.setdefault(feature.name, set())
         for path in mine:
             for other in _tested(pin, [path, *tests[path]], ours, release, owner) - {feature.name}:
@@ -183,7 +183,7 @@ def feature_pulls(
             needed |= {other, *needs[other]}
         old = {path: (release / path).read_bytes() for path in paths if path not in pin.adds}
         new = {path: ours[path] for path in paths}
-        new |= {path: (pin.root / path).read_bytes() for path in [*mine, *helpers]}
+        new |= {path: (pin.root / path).read_bytes() for path in [*mine, *added]}
         pulls.append(
             Pull(
                 name=feature.name,

@@ -178,7 +178,8 @@ def _sequences(images: torch.Tensor, vqvae: VQVAE, ordering: Ordering) -> tuple[
 
 
 def _progress(steps: int, verbose: bool) -> Iterable[int]:
-    return tqdm(range(steps)) if verbose and has_tqdm else range(steps)
+    out: Iterable[int] = tqdm(range(steps)) if verbose and has_tqdm else range(steps)
+    return out
 
 
 def _cached_steps(
@@ -197,9 +198,11 @@ def _cached_steps(
     def step(tokens: torch.Tensor) -> torch.Tensor:
         nonlocal seen
         if decoder is None or tokens.shape[1] > window:
-            return transformer(x=tokens[:, -window:], context=context)[:, -1]
+            out: torch.Tensor = transformer(x=tokens[:, -window:], context=context)[:, -1]
+            return out
         new, seen = tokens[:, seen:], tokens.shape[1]
-        return decoder(new)[:, -1]
+        logits: torch.Tensor = decoder(new)[:, -1]
+        return logits
 
     return step
 

@@ -179,7 +179,7 @@ def built(name: str) -> dict[str, Any]:
         names = [name for name in vars(part) if not name.startswith("_")] + list(part._buffers)
         # einops' layers and buffers without values have attributes that nobody holds on to
         if type(part).__module__.startswith(("monai", "torch.nn.modules.container")):
-            found[place or "itself"] = dict.fromkeys(names + list(part._modules), {})
+            found[place or "itself"] = {name: {} for name in names + list(part._modules)}
     parameters = [[key, list(p.shape), p.requires_grad] for key, p in net.named_parameters()]
     return {"attributes": found, "parameters": parameters, "state dict": list(net.state_dict())}
 

@@ -30,7 +30,7 @@ echo "${QUICKTEST:+QUICKTEST=$QUICKTEST }$*" >>"$CALLS"
 case "$*" in
   "-m venv "*) mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
   "-m pip "*) eval "${FAKE_PIP:-:}" ;;
-  "-m ruff "*) eval "${FAKE_RUFF:-:}" ;;
+  "-m black "* | "-m isort "* | "-m flake8 "* | "-m ruff "*) eval "${FAKE_STYLE:-:}" ;;
   "-m pytest "*) eval "${FAKE_PYTEST:-:}" ;;
   "-m fork build --link") [ -n "${FAKE_BUILD:-}" ] || { mkdir -p build/fork && cp -r monai build/fork/; } ;;
   "-m fork compare "*) eval "${FAKE_COMPARE:-:}" ;;
@@ -41,6 +41,8 @@ esac
 
 INSTALL = ["pip", "pip"]  # the requirements, then the fork
 
+STYLE = [["black", "--check", "."], ["isort", "--check", "."], ["flake8", "."], ["ruff", "check", "."]]
+
 # flags, what each printed command must hold, in their order
 TEST_CASES_DRYRUN = [
     [["-u"], [["fork", "build", "--link"], ["pytest", "tests", "-n", "2", "--dist", "loadfile", "not grid"]]],
@@ -49,9 +51,9 @@ TEST_CASES_DRYRUN = [
     [["--disttests"], [["fork"], ["pytest", "-m", "distributed"]]],
     [["--net"], [["fork"], ["pytest", "-m", "grid"]]],
     [["--list_tests", "-u"], [["fork"], ["pytest", "--collect-only"]]],
-    [["-f"], [["ruff", "check", "."], ["ruff", "format", "--check"], ["check_headers"]]],
-    [["--autofix"], [["ruff", "check", "--fix"], ["ruff", "format"], ["check_headers"]]],
-    [["--ruff"], [["ruff", "check"], ["ruff", "format", "--check"]]],
+    [["-f"], [*STYLE, ["check_headers"]]],
+    [["--autofix"], [["ruff", "check", "--fix"], ["isort", "."], ["black", "."], ["check_headers"]]],
+    *([[f"--{command[0]}"], [command]] for command in STYLE),
     [["--copyright"], [["check_headers"]]],
     [["--mypy"], [["fork"], ["mypy"]]],
     [["--build"], [["build"]]],
@@ -63,7 +65,7 @@ TEST_CASES_DRYRUN = [
         [["cp"], ["sed"], ["fork", "build", "--link"], ["pytest", "tests", "not grid and not slow"]],
     ],
     [["--torch", "2.9.0+cpu", "--net"], [["cp"], ["sed"], ["fork"], ["pytest", "-m", "grid"]]],
-    [["-u", "-f"], [["ruff", "check"], ["ruff", "format"], ["check_headers"], ["fork"], ["pytest", "tests"]]],
+    [["-u", "-f"], [*STYLE, ["check_headers"], ["fork"], ["pytest", "tests"]]],
     [["--demo", "-u", "-b", "-c"], [["rm"], ["build"], ["fork"], ["pytest"], ["demo"]]],
     [
         ["--net", "--disttests", "-u", "--mypy"],
@@ -217,7 +219,7 @@ class TestSteps(Sandbox):
         self.assertTrue((self.root / "build/fork/monai/module.py").exists())
 
     def test_first_failure_ends_the_run_with_its_code(self):
-        message = self.fails("-f", "-u", code=7, FAKE_RUFF="exit 7")
+        message = self.fails("-f", "-u", code=7, FAKE_STYLE="exit 7")
         self.assertIn("code format", message)
         self.assertNotIn("pytest", self.modules())
         self.assertIn("unit tests", self.fails("-u", "--demo", code=3, FAKE_PYTEST="exit 3"))
@@ -256,9 +258,10 @@ class TestSteps(Sandbox):
         self.assertEqual(len(stdout.splitlines()), 3, stdout)
         self.assertTrue(self.header.startswith("# Copyright (c) MONAI Consortium\n"))
 
-    def test_style_with_the_real_ruff(self):
+    def test_style_with_the_real_tools(self):
         messy = self.write("monai/messy.py", self.header + "import os\nvalue = [1,2]\n")
-        self.assertIn("code format", self.fails("-f", MONAI_PY_EXE=sys.executable))
+        for name in ("black", "isort", "flake8", "ruff"):
+            self.assertIn(name, self.fails(f"--{name}", MONAI_PY_EXE=sys.executable))
         self.passes("--autofix", MONAI_PY_EXE=sys.executable)
         self.assertIn("value = [1, 2]", messy.read_text())
 
@@ -267,7 +270,7 @@ class TestSteps(Sandbox):
         self.passes(script=script, cwd=self.outside)
         modules = self.modules()
         self.assertLess(modules.index("ruff"), modules.index("pytest"))
-        self.fails(script=script, cwd=self.outside, code=1, FAKE_RUFF="exit 1")
+        self.fails(script=script, cwd=self.outside, code=1, FAKE_STYLE="exit 1")
         self.assertNotIn("pytest", self.modules())
 
 
@@ -334,7 +337,7 @@ class TestEnvironment(Sandbox):
         self.assertEqual([new for _, new in others], ["torch==2.8.0"])
         self.assertEqual(len(pinned), len(replaced))
         self.passes("--ruff")
-        self.assertEqual(self.modules(), ["ruff", "ruff"])
+        self.assertEqual(self.modules(), ["ruff"])
 
     def test_of_another_torch_is_made_once(self):
         self.passes("--torch", "2.8.0")

@@ -129,7 +129,7 @@ def attend(options: argparse.Namespace, step: Step) -> Report:
         load_checkpoint(net, options.ckpt, options.name, facts_of(options))
     step("scan", 3)
     scan = _scan(options, config)
-    voxels = {query: query if isinstance(query, str) else scan.voxel(query) for query in options.query}
+    voxels: dict[Query, Query] = {query: _voxel(scan, query) for query in options.query}
     device = _device(options.device)
     inputs = _inputs(options, net, scan, config)
     net, inputs = net.to(device), {name: value.to(device) for name, value in inputs.items()}
@@ -155,6 +155,10 @@ def attend(options: argparse.Namespace, step: Step) -> Report:
         layers=layers,
         notes=[*scan.changes, *notes],
     )
+
+
+def _voxel(scan: Scan, query: Query) -> Query:
+    return query if isinstance(query, str) else scan.voxel(query)
 
 
 def query_text(query: Query) -> str:
@@ -259,11 +263,16 @@ def _rows(
     """The maps of each query; those of voxels are captured in one pass."""
     maps: dict[Query, list[AttentionMap]] = {}
     voxels = [query for query in queries if not isinstance(query, str)]
-    for group in ([voxels] if voxels else []) + [query for query in queries if isinstance(query, str)]:
+    words = [query for query in queries if isinstance(query, str)]
+    groups: list[list[tuple[int, ...]] | str] = list(words)
+    if voxels:
+        groups.insert(0, voxels)
+    for group in groups:
         capture = capture_attention(net, options.layers, group, average_heads=options.heads is None)
         with torch.no_grad(), capture, _telling(capture.blocks, step):
             _forward(net, inputs)
-        maps.update(dict.fromkeys(group if isinstance(group, list) else [group], capture.maps))
+        asked: list[Query] = [group] if isinstance(group, str) else [*group]
+        maps.update(dict.fromkeys(asked, capture.maps))
     return maps
 
 
@@ -278,7 +287,7 @@ def _rollout(
     tokens = torch.tensor([token_of_query(last, query, size) for query in queries])
     weights = attention_rollout(capture.maps, tokens=tokens)
     found = replace(last, name="rollout", weights=weights[:, None], queries=tokens.to(last.queries.device))
-    return dict.fromkeys(queries, [found])
+    return {query: [found] for query in queries}
 
 
 def _relevance(
@@ -301,7 +310,8 @@ def _largest(output: Any) -> torch.Tensor:
             f"relevance explains a class, and the network's output of shape {list(logits.shape)} is none of "
             "(1, classes): take --method rows or rollout."
         )
-    return logits.max(dim=1).values
+    out: torch.Tensor = logits.max(dim=1).values
+    return out
 
 
 METHODS = {"rows": _rows, "rollout": _rollout, "relevance": _relevance}

@@ -166,7 +166,8 @@ def _load(path: Path) -> MetaTensor:
         cause = error.__cause__ or error
         reason = " ".join(str(cause).split()) or type(cause).__name__
         raise ValueError(f"{path} cannot be read as an image: {reason[:300]}") from error
-    return image
+    out: MetaTensor = image
+    return out
 
 
 def _check_dims(found: int, dims: int | None, plane: int | None) -> None:
@@ -189,7 +190,8 @@ def _volumes(image: MetaTensor, channels: int | None, volumes: tuple[int, ...]) 
             f"the network takes {channels} channels and the scan has {len(chosen)}: choose them with --volume, as "
             f"--volume {' '.join(map(str, range(channels)))}."
         )
-    return chosen
+    out: MetaTensor = chosen
+    return out
 
 
 def _turned(image: MetaTensor, preparation: Preparation) -> MetaTensor:

@@ -162,7 +162,8 @@ def _add_command(commands: Any, name: str, usage: str, purpose: str, epilog: str
     parser.add_argument("file", metavar="FILE", help="checkpoint file, or torch.distributed.checkpoint folder")
     parser.add_argument("--name", help="which network, where the file holds several (inspect lists them)")
     parser.add_argument("--json", action="store_true", help="print one JSON object, errors too")
-    return parser
+    out: argparse.ArgumentParser = parser
+    return out
 
 
 def _add_progress(parser: argparse.ArgumentParser) -> None:

@@ -70,7 +70,7 @@ class NetworkConfig:
         try:
             with torch.device(device):
                 return self.cls(**self.arguments).eval()
-        except (NotImplementedError, RuntimeError) as error:
+        except RuntimeError as error:
             if device != "cpu":  # some constructors compute with their weights, which meta tensors do not have
                 return self.build()
             raise ValueError(self._misfit(error)) from error

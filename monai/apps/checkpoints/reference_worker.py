@@ -32,7 +32,7 @@ WHOLE = {"use_flash_attention": False, "num_splits": 1}
 DISTRIBUTIONS = {"generative": "monai-generative", "monai": "monai"}
 
 
-class Unusable(Exception):
+class UnusableError(Exception):
     """The package cannot run the network; the text says why."""
 
 
@@ -50,7 +50,7 @@ def answer(request):
         that the class does not have.
 
     Raises:
-        Unusable: if no class takes it.
+        UnusableError: if no class takes it.
     """
     reasons = []
     for target in request["targets"]:
@@ -61,7 +61,7 @@ def answer(request):
             net.load_state_dict(request["state"], strict=True)
             outputs = [_run(net, method, inputs, request["seed"]) for method, inputs in request["calls"]]
         except Exception as error:  # whatever an older package raises, another class may take the file
-            reasons.append(f"{target}: {error if isinstance(error, Unusable) else _told(error)}")
+            reasons.append(f"{target}: {error if isinstance(error, UnusableError) else _told(error)}")
             continue
         return {
             "outputs": outputs,
@@ -70,7 +70,7 @@ def answer(request):
             "torch": str(torch.__version__),
             "dropped": dropped,
         }
-    raise Unusable("\n".join(reasons))
+    raise UnusableError("\n".join(reasons))
 
 
 def _find(target):
@@ -78,9 +78,9 @@ def _find(target):
     try:
         return getattr(importlib.import_module(module), name)
     except AttributeError:
-        raise Unusable("there is no such class") from None
+        raise UnusableError("there is no such class") from None
     except ModuleNotFoundError as error:
-        raise Unusable(f"there is no module '{error.name}'") from None
+        raise UnusableError(f"there is no module '{error.name}'") from None
 
 
 def _arguments(cls, request):
@@ -100,7 +100,7 @@ def _arguments(cls, request):
         elif "dropout" in name or value == request["defaults"].get(name, value is None):
             dropped.append(name)
         else:
-            raise Unusable(f"it has no argument {name}, which is {value!r} here")
+            raise UnusableError(f"it has no argument {name}, which is {value!r} here")
     arguments.update({name: value for name, value in WHOLE.items() if name in known})
     arguments.update({name: value for name, value in _stored_as(request).items() if name in known})
     return arguments, dropped
@@ -160,7 +160,7 @@ def _main(folder):
     request["state"] = _load(f"{folder}/state.pt")
     try:
         reply = answer(request)
-    except Unusable as error:
+    except UnusableError as error:
         reply = {"error": str(error)}
     torch.save(reply, f"{folder}/reply.pt")
 

@@ -191,7 +191,8 @@ def _run(net: nn.Module, call: Call, seed: int) -> list[torch.Tensor]:
     torch.manual_seed(seed)
     try:
         with torch.no_grad():
-            return flat(getattr(net, call.method)(**call.inputs))
+            out: list[torch.Tensor] = flat(getattr(net, call.method)(**call.inputs))
+            return out
     except Exception as error:  # whatever a network raises about the inputs that it was given
         shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in call.inputs.items())
         raise ValueError(f"{type(net).__name__}.{call.method} fails with {shapes}: {error}") from error

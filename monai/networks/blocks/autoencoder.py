@@ -44,7 +44,10 @@ def becomes_a_graph() -> bool:
 
 def recomputed(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
     """Run ``module``, whose activations the backward pass computes again; a recorded graph keeps them."""
-    return module(x) if becomes_a_graph() else torch.utils.checkpoint.checkpoint(module, x, use_reentrant=False)
+    out: torch.Tensor = (
+        module(x) if becomes_a_graph() else torch.utils.checkpoint.checkpoint(module, x, use_reentrant=False)
+    )
+    return out
 
 
 @dataclass(frozen=True)

@@ -164,7 +164,8 @@ class PatchEmbeddingBlock(nn.Module):
         if self.pos_embed_type == "fourier":
             return build_fourier_position_embedding(self.grid_size, hidden_size, len(self.grid_size), **options)
         embeddings = nn.Parameter(torch.zeros(1, self.n_patches, hidden_size))
-        return trunc_normal_(embeddings, std=0.02) if self.pos_embed_type == "learnable" else embeddings
+        out: nn.Parameter = trunc_normal_(embeddings, std=0.02) if self.pos_embed_type == "learnable" else embeddings
+        return out
 
     def _check_tokens(self, x: torch.Tensor, tokens: torch.Tensor) -> None:
         """
@@ -215,7 +216,8 @@ class PatchEmbeddingBlock(nn.Module):
         # the number of tokens would become a part of a traced graph
         if torch.jit.is_scripting() or not torch.jit.is_tracing():
             self._check_tokens(x, tokens)
-        return self.dropout(tokens + self.position_embeddings)
+        out: torch.Tensor = self.dropout(tokens + self.position_embeddings)
+        return out
 
 
 class PatchEmbed(nn.Module):
@@ -258,7 +260,8 @@ class PatchEmbed(nn.Module):
         if self.norm is None:
             return x
         grid = x.shape[2:]
-        return self.norm(x.flatten(2).transpose(1, 2)).transpose(1, 2).unflatten(2, grid)
+        out: torch.Tensor = self.norm(x.flatten(2).transpose(1, 2)).transpose(1, 2).unflatten(2, grid)
+        return out
 
 
 def _patch_size_of(projection: nn.Module) -> Sequence[int]:
@@ -267,7 +270,8 @@ def _patch_size_of(projection: nn.Module) -> Sequence[int]:
         lengths: Any = projection[0].axes_lengths
         return [size for _, size in sorted(lengths.items())]
     size: Any = projection.kernel_size
-    return size
+    out: Sequence[int] = size
+    return out
 
 
 def _pad_to_multiple(x: torch.Tensor, patch_size: list[int]) -> torch.Tensor:

@@ -91,4 +91,5 @@ class SpatialAttentionBlock(SafeLoading):
         """
         tokens = self.norm(x).flatten(2).transpose(1, 2)
         # in this order the sum has the strides of the tokens, as in the release: convolutions and noise follow them
-        return self.attn(tokens).transpose(1, 2).reshape(x.shape) + x
+        out: torch.Tensor = self.attn(tokens).transpose(1, 2).reshape(x.shape) + x
+        return out

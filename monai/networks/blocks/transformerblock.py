@@ -138,4 +138,5 @@ class TransformerBlock(SafeLoading):
                 x = x + self.cross_attn(normed, context=context)
             else:
                 x = x + self.cross_attn(normed, context=context, attn_mask=context_mask)
-        return x + self.mlp(self.norm2(x))
+        out: torch.Tensor = x + self.mlp(self.norm2(x))
+        return out

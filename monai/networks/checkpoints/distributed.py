@@ -209,7 +209,8 @@ class _Folder:
             raise self.damaged(
                 f"{printable(piece.name)} holds another tensor than the {shown} that {quoted(key)} claims"
             )
-        return tensor
+        out: torch.Tensor = tensor
+        return out
 
     def table(self, name: str) -> dict:
         """One of the dictionaries of the metadata."""

@@ -60,7 +60,8 @@ class Content:
         """The memory of some bytes, shared; it lasts as long as anything cut from it."""
         if begin >= end or self._storage is None:
             return torch.UntypedStorage(0)
-        return self._storage[begin:end]
+        out: torch.UntypedStorage = self._storage[begin:end]
+        return out
 
 
 def map_file(path: Path) -> Content:

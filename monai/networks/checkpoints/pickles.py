@@ -115,7 +115,8 @@ def put(table: dict, key: Any, value: Any) -> None:
 def _is_plain_key(key: Any) -> bool:
     if isinstance(key, int):
         return -LARGEST_KEY < key < LARGEST_KEY
-    return isinstance(key, PLAIN) or type(key).__hash__ is object.__hash__
+    kind: Any = type(key)
+    return isinstance(key, PLAIN) or kind.__hash__ is object.__hash__
 
 
 def decode(

@@ -138,7 +138,8 @@ class Stored:
     @cached_property
     def aligned(self) -> torch.UntypedStorage:
         """A copy of its bytes, at a place that suits any type."""
-        return self.memory.clone()
+        out: torch.UntypedStorage = self.memory.clone()
+        return out
 
 
 class Tensors:

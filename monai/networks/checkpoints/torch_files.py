@@ -70,10 +70,10 @@ def read_archive(source: str, content: Content, claims: Claims) -> Any:
     swapped = "byteorder" in archive.entries and _is_swapped(source, bytes(archive.read("byteorder")[:LONGEST_ORDER]))
 
     def memory(key: str, dtype: torch.dtype, size: int) -> torch.UntypedStorage:
-        found = archive.cut(f"data/{key}")
+        found: torch.UntypedStorage = archive.cut(f"data/{key}")
         if not swapped:
-            return found[:size] if found.nbytes() > size else found
-        own = found.clone()
+            return found[:size] if found.nbytes() > size else found  # type: ignore[no-any-return]
+        own: torch.UntypedStorage = found.clone()
         own.byteswap(dtype)
         return own
 
@@ -162,7 +162,8 @@ class _Archive:
     def __init__(self, source: str, content: Content) -> None:
         self.source, self.content = source, content
         try:
-            self.zip = zipfile.ZipFile(_Window(source, content.view))
+            window: Any = _Window(source, content.view)
+            self.zip = zipfile.ZipFile(window)
             entries = self.zip.infolist()
         except CheckpointRefused:
             raise
@@ -210,7 +211,8 @@ class _Archive:
     def _entry(self, name: str) -> zipfile.ZipInfo:
         if name not in self.entries:
             raise self.damaged(f"it lacks {quoted(name)}")
-        return self.entries[name]
+        out: zipfile.ZipInfo = self.entries[name]
+        return out
 
     def _place(self, entry: zipfile.ZipInfo) -> tuple[int, int]:
         """Where the bytes of an uncompressed entry lie."""

@@ -112,7 +112,8 @@ class EMAQuantizer(nn.Module):
         Returns:
             the entries, (B, C, sizes)
         """
-        return self.embedding(embedding_indices).permute(self.quantization_permutation).contiguous()
+        out: torch.Tensor = self.embedding(embedding_indices).permute(self.quantization_permutation).contiguous()
+        return out
 
     def distributed_synchronization(self, encodings_sum: torch.Tensor, dw: torch.Tensor) -> None:
         """
@@ -203,4 +204,5 @@ class VectorQuantizer(nn.Module):
     @torch.jit.export
     def quantize(self, encodings: torch.Tensor) -> torch.Tensor:
         """Indices (B, sizes) of the entries that are nearest to the encodings (B, C, sizes)."""
-        return self.quantizer(encodings)[2]
+        out: torch.Tensor = self.quantizer(encodings)[2]
+        return out

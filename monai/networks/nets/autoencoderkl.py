@@ -77,7 +77,8 @@ class AEKLDownsample(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, C, sizes) to (B, C, half the sizes)."""
-        return self.conv(self.pad(x))
+        out: torch.Tensor = self.conv(self.pad(x))
+        return out
 
 
 def _convolution(spatial_dims: int, in_channels: int, out_channels: int, kernel_size: int = 3) -> nn.Module:
@@ -123,7 +124,8 @@ class AEKLResBlock(nn.Module):
         """(B, in_channels, sizes) to (B, out_channels, sizes)."""
         h = self.conv1(F.silu(self.norm1(x)))
         h = self.conv2(F.silu(self.norm2(h)))
-        return self.nin_shortcut(x) + h
+        out: torch.Tensor = self.nin_shortcut(x) + h
+        return out
 
 
 @dataclass(frozen=True)
@@ -419,7 +421,8 @@ class AutoencoderKL(GaussianLatent):
         """
         z = self.post_quant_conv(z)
         if torch.jit.is_scripting() or not self.use_checkpoint:
-            return self.decoder(z)
+            out: torch.Tensor = self.decoder(z)
+            return out
         return recomputed(self.decoder, z)
 
     @torch.jit.export

@@ -424,7 +424,9 @@ class DiffusionModelEncoder(DiffusionBackbone):
         use_proj_attn: bool | None = None,
     ) -> None:
         # the release's default has an entry for each of four levels
-        res_blocks = num_res_blocks if isinstance(num_res_blocks, int) else num_res_blocks[: len(channels)]
+        res_blocks = num_res_blocks
+        if not isinstance(num_res_blocks, int):
+            res_blocks = num_res_blocks[: len(channels)]
         plan = NetworkPlan(
             "DiffusionModelEncoder",
             spatial_dims=spatial_dims,

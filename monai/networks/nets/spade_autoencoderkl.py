@@ -108,7 +108,8 @@ class SPADEResBlock(nn.Module):
         """
         h = self.conv1(F.silu(self.norm1(x, seg)))
         h = self.conv2(F.silu(self.norm2(h, seg)))
-        return self.nin_shortcut(x) + h
+        out: torch.Tensor = self.nin_shortcut(x) + h
+        return out
 
 
 @dataclass(frozen=True)
@@ -349,7 +350,8 @@ class SPADEAutoencoderKL(GaussianLatent):
         Returns:
             images, (B, out_channels, larger sizes)
         """
-        return self.decoder(self.post_quant_conv(z), seg)
+        out: torch.Tensor = self.decoder(self.post_quant_conv(z), seg)
+        return out
 
     @torch.jit.export
     def reconstruct(self, x: torch.Tensor, seg: torch.Tensor) -> torch.Tensor:

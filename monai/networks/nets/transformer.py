@@ -53,7 +53,8 @@ class AbsolutePositionalEmbedding(nn.Module):
         # a compiler would turn the check into a bound on a dynamic sequence length
         if torch.jit.is_scripting() or not torch.compiler.is_compiling():
             self._check_length(x.shape[1])
-        return self.embedding(torch.arange(x.shape[1], device=x.device).expand(x.shape[0], -1))
+        out: torch.Tensor = self.embedding(torch.arange(x.shape[1], device=x.device).expand(x.shape[0], -1))
+        return out
 
     def _check_length(self, length: int) -> None:
         if hasattr(self.embedding, "weight"):  # or else it is a module of the user's own, which knows how far it goes
@@ -154,7 +155,8 @@ class DecoderOnlyTransformer(OldCheckpoints):
                 x = block(x, context=context)
             else:
                 x = block(x, context=context, context_mask=context_mask)
-        return self.to_logits(x)
+        out: torch.Tensor = self.to_logits(x)
+        return out
 
     def cached(
         self, batch_size: int, context: Optional[torch.Tensor] = None, context_mask: Optional[torch.Tensor] = None
@@ -287,7 +289,8 @@ class CachedDecoder(nn.Module):
             for block in self.blocks:
                 h = block(h, positions, start)
             self.position.add_(tokens)  # += would pass through the module's __setattr__
-            return self.to_logits(h)
+            out: torch.Tensor = self.to_logits(h)
+            return out
 
     def _check(self, x: torch.Tensor, length: int) -> None:
         if x.shape[0] != self.batch_size:

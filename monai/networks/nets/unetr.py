@@ -164,4 +164,5 @@ class UNETR(OldCheckpoints):
         x = self.decoder5(self.proj_feat(tokens), self.encoder4(self.proj_feat(hidden_states[9])))
         x = self.decoder4(x, self.encoder3(self.proj_feat(hidden_states[6])))
         x = self.decoder3(x, self.encoder2(self.proj_feat(hidden_states[3])))
-        return self.out(self.decoder2(x, self.encoder1(x_in)))
+        out: torch.Tensor = self.out(self.decoder2(x, self.encoder1(x_in)))
+        return out

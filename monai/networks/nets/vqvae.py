@@ -341,7 +341,8 @@ class VQVAE(OldCheckpoints):
     def encode(self, images: torch.Tensor) -> torch.Tensor:
         """Images (B, in_channels, sizes) to encodings (B, embedding_dim, smaller sizes)."""
         if torch.jit.is_scripting() or not self.use_checkpointing:
-            return self.encoder(images)
+            out: torch.Tensor = self.encoder(images)
+            return out
         return recomputed(self.encoder, images)
 
     @torch.jit.export
@@ -354,7 +355,8 @@ class VQVAE(OldCheckpoints):
     def decode(self, quantizations: torch.Tensor) -> torch.Tensor:
         """Entries (B, embedding_dim, sizes) to images (B, out_channels, larger sizes)."""
         if torch.jit.is_scripting() or not self.use_checkpointing:
-            return self.decoder(quantizations)
+            out: torch.Tensor = self.decoder(quantizations)
+            return out
         return recomputed(self.decoder, quantizations)
 
     @torch.jit.export

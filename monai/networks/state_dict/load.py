@@ -242,7 +242,8 @@ class Load:
 
     def _facts_of_the_module(self) -> dict[str, bool]:
         facts = getattr(self.module, "state_dict_facts", None)
-        return {} if facts is None else facts()
+        out: dict[str, bool] = {} if facts is None else facts()
+        return out
 
     def _settle_projections(self) -> None:
         attentions = attention_in(self.module, self.prefix)

@@ -182,7 +182,8 @@ class _Sheet:
         figure = figure_class(figsize=(WIDTH, height * len(draws)), layout="constrained")
         for part, draw in zip(figure.subfigures(len(draws), 1, squeeze=False)[:, 0], draws):
             draw(part, part.subplots(1, len(widths), width_ratios=widths, squeeze=False)[0])
-        return figure
+        out: Figure = figure
+        return out
 
     def _image_row(self, part: Any, panels: Sequence[Any], voxel: Sequence[int]) -> None:
         part.suptitle(f"image, with the query at voxel {voxel}", fontsize=11)

@@ -62,7 +62,8 @@ class AttentionMap:
                 f"the {self.weights.shape[-1]} keys of {self.name!r} lie on no grid (they are words, a sequence, or "
                 "patches drawn at random): use its weights as they are, or capture other blocks."
             )
-        return self.weights[..., self.class_tokens :].unflatten(-1, self.key_grid)
+        out: torch.Tensor = self.weights[..., self.class_tokens :].unflatten(-1, self.key_grid)
+        return out
 
     def to_class_token(self) -> torch.Tensor:
         """The weights of the class tokens, (B, heads or 1, N, class_tokens); the last axis is empty without any."""

@@ -13,10 +13,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 from math import prod
+from typing import Any
 
 import numpy as np
 import torch
@@ -87,9 +88,11 @@ class Plane:
             ``(rows, columns)``, the row at the bottom first: matplotlib's ``origin="lower"``.
         """
         kept = {self.across, self.up}
-        pixels = image[tuple(slice(None) if axis in kept else voxel[axis] for axis in range(image.ndim))]
+        place: list[Any] = [slice(None) if axis in kept else voxel[axis] for axis in range(image.ndim)]
+        pixels: np.ndarray = image[tuple(place)]
         pixels = pixels if self.up < self.across else pixels.T
-        return pixels[:: -1 if self.flipped[1] else 1, :: -1 if self.flipped[0] else 1]
+        turned: np.ndarray = pixels[:: -1 if self.flipped[1] else 1, :: -1 if self.flipped[0] else 1]
+        return turned
 
     def point(self, voxel: Sequence[int], size: Sequence[int]) -> tuple[int, int]:
         """Column and row of a voxel in :meth:`cut` of an image of ``size``."""
@@ -161,7 +164,8 @@ def affine_of(image: object) -> np.ndarray | None:
 def to_world(affine: np.ndarray, voxel: Sequence[float]) -> list[float]:
     """World coordinates of a voxel of an image of any number of axes, in mm for a scan."""
     dims = min(len(voxel), affine.shape[1] - 1)
-    return (affine[:-1, :dims] @ np.asarray(voxel[:dims], dtype=float) + affine[:-1, -1]).tolist()
+    world: list[float] = (affine[:-1, :dims] @ np.asarray(voxel[:dims], dtype=float) + affine[:-1, -1]).tolist()
+    return world
 
 
 def _directions(affine: np.ndarray, dims: int) -> tuple[tuple[int, ...], list[float]]:
@@ -341,7 +345,7 @@ def _plain(weights: torch.Tensor) -> torch.Tensor:
     return weights.as_tensor() if isinstance(weights, MetaTensor) else weights
 
 
-def _nearest(size: Sequence[int]):
+def _nearest(size: Sequence[int]) -> Callable[[torch.Tensor], torch.Tensor]:
     return lambda cells: F.interpolate(cells, size=tuple(size), mode="nearest-exact")
 
 

@@ -253,7 +253,8 @@ def _score(output: Any, target: Any) -> torch.Tensor:
     classes = torch.as_tensor(target, device=logits.device).expand(logits.shape[0])
     if classes.min() < 0 or classes.max() >= logits.shape[1]:
         raise ValueError(f"target {target} is no class of the network's {logits.shape[1]}.")
-    return logits.gather(1, classes[:, None]).sum()
+    out: torch.Tensor = logits.gather(1, classes[:, None]).sum()
+    return out
 
 
 def _place(layers: list[_Layer], layout: TokenGrid, image: tuple[int, ...] | None, asked: Queries) -> AttentionMap:

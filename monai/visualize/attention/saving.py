@@ -118,12 +118,12 @@ def check_output(path: Path, overwrite: bool) -> None:
 Write = Callable[[Any], None]
 
 
-def _png(maps, image, query, head, options) -> Write:
+def _png(maps: Sequence[AttentionMap], image: Any, query: Any, head: Any, options: dict[str, Any]) -> Write:
     figure = plot_attention(_needed(image, "a figure"), maps, query, head, **options)
     return lambda file: figure.savefig(file, format="png", dpi=110)
 
 
-def _npy(maps, image, query, head, options) -> Write:
+def _npy(maps: Sequence[AttentionMap], image: Any, query: Any, head: Any, options: dict[str, Any]) -> Write:
     arrays = [array for _, array in _arrays(maps, image, query, head, options)]
     shapes = {array.shape for array in arrays}
     if len(shapes) != 1:
@@ -131,7 +131,7 @@ def _npy(maps, image, query, head, options) -> Write:
     return lambda file: np.save(file, np.stack(arrays))
 
 
-def _npz(maps, image, query, head, options) -> Write:
+def _npz(maps: Sequence[AttentionMap], image: Any, query: Any, head: Any, options: dict[str, Any]) -> Write:
     arrays: dict[str, Any] = dict(_arrays(maps, image, query, head, options))
     affine = affine_of(image)
     if affine is not None:
@@ -139,7 +139,7 @@ def _npz(maps, image, query, head, options) -> Write:
     return lambda file: np.savez(file, **arrays)
 
 
-def _nifti(maps, image, query, head, options) -> Write:
+def _nifti(maps: Sequence[AttentionMap], image: Any, query: Any, head: Any, options: dict[str, Any]) -> Write:
     nibabel, _ = optional_import("nibabel")
     image = _needed(image, "a NIfTI volume")
     size, mode = tuple(image.shape[1:]), options.get("mode", "linear")
@@ -171,14 +171,16 @@ def _needed(image: torch.Tensor | None, what: str) -> torch.Tensor:
     return image
 
 
-def _arrays(maps, image, query, head, options) -> list[tuple[str, np.ndarray]]:
+def _arrays(
+    maps: Sequence[AttentionMap], image: Any, query: Any, head: Any, options: dict[str, Any]
+) -> list[tuple[str, np.ndarray]]:
     """Each map's name and what the query attends to in it, ``(heads, *grid)``; names are told apart by their call."""
     if not maps:
         raise ValueError("there is no map to save: capture a block.")
     names = [attention.name for attention in maps]
     found = []
     for attention, name in zip(maps, names):
-        size = attention.image_size if image is None else tuple(image.shape[1:])
+        size: Any = attention.image_size if image is None else tuple(image.shape[1:])
         batch = options.get("batch", 0)
         rows = [attention_of_query(attention, size, query, one, batch) for one in chosen_heads(attention, head)]
         unique = name if names.count(name) == 1 else f"{name}, call {attention.call}"

@@ -28,7 +28,7 @@ from parameterized import parameterized
 from monai.apps.checkpoints import reference_worker
 from monai.apps.checkpoints.network_config import NetworkConfig
 from monai.apps.checkpoints.reference_process import reference_command, run_reference
-from monai.apps.checkpoints.reference_worker import Unusable, flat
+from monai.apps.checkpoints.reference_worker import UnusableError, flat
 from monai.apps.checkpoints.sample_inputs import read_inputs, sample_calls
 from monai.apps.checkpoints.verification import Comparison, verify_checkpoint
 from monai.networks.checkpoints.untrusted import CheckpointRefused
@@ -241,9 +241,9 @@ class TestWorker(unittest.TestCase):
         self.assertEqual(reply["target"], f"{__name__}.OldNet")
         expected = torch.ones(2, 3) @ state["weight"].t() + state["bias"]
         torch.testing.assert_close(reply["outputs"], [[expected]])
-        with self.assertRaisesRegex(Unusable, "no.such.Net: there is no module 'no'"):
+        with self.assertRaisesRegex(UnusableError, "no.such.Net: there is no module 'no'"):
             self.answer(state, targets=targets[:2])
-        with self.assertRaisesRegex(Unusable, "Missing key"):
+        with self.assertRaisesRegex(UnusableError, "Missing key"):
             self.answer({"weight": state["weight"]})
 
     def test_arguments(self):
@@ -251,9 +251,9 @@ class TestWorker(unittest.TestCase):
         given = {"channels": 3, "use_proj_attn": True, "dropout_rate": 0.5, "norm_eps": 1e-6, "num_splits": 4}
         reply = self.answer(arguments=given, defaults={"norm_eps": 1e-6})
         self.assertEqual(reply["dropped"], ["dropout_rate", "norm_eps"])
-        with self.assertRaisesRegex(Unusable, "it has no argument norm_eps, which is 0.1 here"):
+        with self.assertRaisesRegex(UnusableError, "it has no argument norm_eps, which is 0.1 here"):
             self.answer(arguments={**given, "norm_eps": 0.1}, defaults={"norm_eps": 1e-6})
-        with self.assertRaisesRegex(Unusable, "norm_eps"):  # its own arguments are taken as they are
+        with self.assertRaisesRegex(UnusableError, "norm_eps"):  # its own arguments are taken as they are
             self.answer(arguments={"num_channels": 3, "norm_eps": 1e-6}, defaults=None)
 
     @parameterized.expand(

@@ -26,14 +26,14 @@ import torch
 import torch.nn as nn
 
 from tests.differences import max_difference
-from tests.networks.exports.row import FIRST, OTHER, SINGLE, MissingOption, Row
+from tests.networks.exports.row import FIRST, OTHER, SINGLE, MissingOptionError, Row
 
-__all__ = ["COLUMNS", "TOLERANCE", "Unavailable", "run_cell"]
+__all__ = ["COLUMNS", "TOLERANCE", "UnavailableError", "run_cell"]
 
 TOLERANCE = 1e-5
 
 
-class Unavailable(Exception):
+class UnavailableError(Exception):
     """A package that the column needs is not installed."""
 
 
@@ -75,7 +75,7 @@ def onnx(row: Row, net: nn.Module) -> float:
     """torch.onnx.export(dynamo=True), run by onnxruntime."""
     for package in ("onnx", "onnxscript", "onnxruntime"):
         if importlib.util.find_spec(package) is None:
-            raise Unavailable(f"{package} is not installed")
+            raise UnavailableError(f"{package} is not installed")
     row = row.drawless(net)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "net.onnx"
@@ -197,9 +197,9 @@ def run_cell(row: Row, column: str) -> dict[str, Any]:
             net = row.build()
             check_eager(row, net)
             return {"difference": COLUMNS[column](row, net)}
-    except MissingOption as error:
+    except MissingOptionError as error:
         return {"missing": str(error)}
-    except Unavailable as error:
+    except UnavailableError as error:
         return {"unavailable": str(error)}
     except Exception as error:
         return {"error": reason(error)}
@@ -210,7 +210,7 @@ def check_eager(row: Row, net: nn.Module) -> None:
     Call a network before it leaves Python.
 
     Raises:
-        MissingOption: if it has no such argument.
+        MissingOptionError: if it has no such argument.
         RuntimeError: if the call fails.
     """
     try:
@@ -218,7 +218,7 @@ def check_eager(row: Row, net: nn.Module) -> None:
             call(net, row, letters)
     except Exception as error:
         if "unexpected keyword argument" in str(error):
-            raise MissingOption(str(error)) from None
+            raise MissingOptionError(str(error)) from None
         raise RuntimeError(f"in eager Python, too: {reason(error)}") from None
 
 

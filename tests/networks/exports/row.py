@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["FIRST", "OTHER", "SINGLE", "MissingOption", "Row", "Tensor", "rows_of"]
+__all__ = ["FIRST", "OTHER", "SINGLE", "MissingOptionError", "Row", "Tensor", "rows_of"]
 
 # what the letters in a tensor's size stand for: B is the batch, h, w and d are axes of an image, n and k count tokens
 FIRST = {"B": 2, "h": 2, "w": 3, "d": 2, "n": 6, "k": 5}
@@ -30,7 +30,7 @@ OTHER = {"B": 3, "h": 3, "w": 2, "d": 3, "n": 9, "k": 3}
 SINGLE = {**FIRST, "B": 1}
 
 
-class MissingOption(Exception):
+class MissingOptionError(Exception):
     """The class has no such option, as in the release."""
 
 
@@ -117,7 +117,7 @@ class Row:
         The network in evaluation mode, none of its parameters zero.
 
         Raises:
-            MissingOption: if the class lacks one of the options.
+            MissingOptionError: if the class lacks one of the options.
         """
         cls = getattr(importlib.import_module(self.module), self.network)
         torch.manual_seed(0)
@@ -162,7 +162,7 @@ def _accepted(kwargs: dict[str, Any], parameters: Container[str]) -> dict[str, A
         del kwargs["use_proj_attn"]
     for name in kwargs:
         if name not in parameters:
-            raise MissingOption(f"no option {name}")
+            raise MissingOptionError(f"no option {name}")
     return kwargs
 
 

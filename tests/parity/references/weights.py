@@ -37,9 +37,11 @@ def filled(state_dict: Mapping[str, torch.Tensor], seed: int, keep: Collection[s
     """
     generator = torch.Generator().manual_seed(seed)
     return {
-        key: value.clone()
-        if key in keep or not value.is_floating_point() or key.endswith("causal_mask")
-        else _values(key, value, generator)
+        key: (
+            value.clone()
+            if key in keep or not value.is_floating_point() or key.endswith("causal_mask")
+            else _values(key, value, generator)
+        )
         for key, value in state_dict.items()
     }
 

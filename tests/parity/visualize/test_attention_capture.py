@@ -21,11 +21,7 @@ from monai.networks.blocks import SABlock
 from tests.differences import max_difference
 from tests.networks.nets.diffusion_cases import normal
 from tests.parity.release import release_run
-from tests.visualize.capture_cases import (
-    SELF,
-    build,
-    captured,
-)
+from tests.visualize.capture_cases import SELF, build, captured
 from tests.visualize.test_attention_capture import TOLERANCE
 
 torch.set_num_threads(1)

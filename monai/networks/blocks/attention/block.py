@@ -264,7 +264,8 @@ class AttentionBlock(SafeLoading):
         out = self.out_rearrange(out)
         if self.include_fc:
             out = self.out_proj(out)
-        return self.drop_output(out)
+        found: torch.Tensor = self.drop_output(out)
+        return found
 
     def _kernel(
         self, x: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: Optional[torch.Tensor]
@@ -277,7 +278,10 @@ class AttentionBlock(SafeLoading):
                 return self._explicit(x, q, k, v, mask)
             dropout_p = self._dropout_p() if self.drop_weights.training else 0.0
             if self.rel_positional_embedding is not None:
-                return self.rel_positional_embedding.fused(q, k, v, mask, self.causal, self.scale, dropout_p)
+                out: torch.Tensor = self.rel_positional_embedding.fused(
+                    q, k, v, mask, self.causal, self.scale, dropout_p
+                )
+                return out
             return fused_attention(q, k, v, mask, self.causal, self.scale, dropout_p)
         else:
             return self._explicit(x, q, k, v, mask)

@@ -148,8 +148,13 @@ def _weight_and_bias(*layers: Any) -> tuple[Any, Any]:
     """
     weights = [layer.weight.detach() for layer in layers]
     biases = [layer.bias.detach() for layer in layers if layer.bias is not None]
-    pair = [torch.cat(parts) if len(parts) > 1 else next(iter(parts), None) for parts in (weights, biases)]
-    return pair[0], pair[1]
+    return _joined(weights), _joined(biases)
+
+
+def _joined(parts: list[torch.Tensor]) -> torch.Tensor | None:
+    if not parts:
+        return None
+    return torch.cat(parts) if len(parts) > 1 else parts[0]
 
 
 class CachedTransformerBlock(nn.Module):
@@ -258,7 +263,8 @@ class CachedTransformerBlock(nn.Module):
     def _attend_to_context(self, x: torch.Tensor) -> torch.Tensor:
         attn = self.cross_attn
         q = attn.input_rearrange(attn.to_q(x))
-        return attn.attend(x, q, self.context_keys, self.context_values, self.context_mask)
+        out: torch.Tensor = attn.attend(x, q, self.context_keys, self.context_values, self.context_mask)
+        return out
 
     def set_context(self, context: torch.Tensor, context_mask: Optional[torch.Tensor] = None) -> None:
         """

@@ -71,7 +71,8 @@ def differentiable_twice(
         ``out``
     """
     if saves_through_hooks():
-        return _Twice.apply(q, k, v, out, mask, causal, scale, dropout_p)
+        result: torch.Tensor = _Twice.apply(q, k, v, out, mask, causal, scale, dropout_p)
+        return result
     node: Any = out.grad_fn
     if node is not None and node.name().startswith("Slice"):  # CUDA's kernels widen heads, and cut the result
         node = node.next_functions[0][0]

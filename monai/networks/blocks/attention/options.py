@@ -159,7 +159,9 @@ def dropout_argument(dropout: float | None) -> DropoutArgument:
 
 def block_arguments(use_combined_linear: bool, use_flash_attention: bool, use_proj_attn: bool | None) -> BlockArguments:
     """The options as keyword arguments of a :class:`TransformerBlock`, without those that are its defaults."""
-    arguments: BlockArguments = {**projection_argument(use_proj_attn)}
+    arguments: BlockArguments = {}
+    if use_proj_attn is not None:
+        arguments["use_proj_attn"] = use_proj_attn
     if not use_combined_linear:
         arguments["use_combined_linear"] = False
     if use_flash_attention:

@@ -19,10 +19,7 @@ import torch
 from parameterized import parameterized
 
 from monai.networks.nets import diffusion_model_unet
-from monai.networks.nets.diffusion_model_unet import (
-    DiffusionModelEncoder,
-    DiffusionModelUNet,
-)
+from monai.networks.nets.diffusion_model_unet import DiffusionModelEncoder, DiffusionModelUNet
 from tests.networks.nets.diffusion_cases import control
 from tests.networks.nets.test_diffusion_model_unet_contract import OPTIONS, UNET
 from tests.parity.networks.nets.like_the_release import assert_built_and_computing_like_the_release

@@ -64,11 +64,11 @@ def by_loader_of_several(net, state, folder):
 
 
 def by_export_without_ignite(net, state, folder):
-    class Stopped(Exception):
+    class StoppedError(Exception):
         pass
 
     def stop(model, **_):
-        raise Stopped
+        raise StoppedError
 
     torch.save(state, folder / "m.pt")
     (folder / "c.json").write_text("{}")
@@ -77,7 +77,7 @@ def by_export_without_ignite(net, state, folder):
     before, scripts.has_ignite = scripts.has_ignite, False
     try:
         scripts._export(stop, None, parser, net_id="n", key_in_ckpt="", **files)
-    except Stopped:
+    except StoppedError:
         pass
     finally:
         scripts.has_ignite = before

@@ -290,7 +290,8 @@ class MaisiConvolution(nn.Module):
 
     def _output_size(self, size: int) -> int:
         """How many outputs begin within ``size`` inputs."""
-        return size * self.stride if self.is_transposed else size // self.stride
+        out: int = size * self.stride if self.is_transposed else size // self.stride
+        return out
 
     def _in_the_type_of_the_weights(self, x: torch.Tensor) -> torch.Tensor:
         """Norms may return float16 to a network of another type, which autocast brings together, and nothing else."""
@@ -313,7 +314,8 @@ class MaisiConvolution(nn.Module):
             if becomes_a_graph():
                 split_size = 0
         if split_size == 0 or x.shape[self.dim_split + 2] < 2 * split_size:
-            return self.conv(x)
+            out: torch.Tensor = self.conv(x)
+            return out
         splits = self._split_tensor(x, split_size, self.overlap)
         _empty_cuda_cache(self.save_mem)
         outputs: list[torch.Tensor] = []
@@ -440,7 +442,8 @@ class MaisiDownsample(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, C, sizes) to (B, C, half the sizes)."""
-        return self.conv(F.pad(x, list(self.pad)))
+        out: torch.Tensor = self.conv(F.pad(x, list(self.pad)))
+        return out
 
 
 class MaisiResBlock(nn.Module):
