@@ -119,6 +119,10 @@ class TestHouse(unittest.TestCase):
         outside = [name for name in self.imports.paths if _room(name) == "monai.networks"]
         self.assertEqual(outside, ["monai.networks"])
 
+    def test_every_module_says_what_lives_there(self):
+        trees = {name: ast.parse(path.read_text()) for name, path in self.imports.paths.items()}
+        self.assertEqual([name for name, tree in trees.items() if not ast.get_docstring(tree)], [])
+
     def test_arrows_run_one_way(self):
         self.assertEqual(self.imports.wrong_arrows(), [])
 

@@ -9,6 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Attention of a sequence of tokens to a context."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Self attention between the positions of an image."""
 
 from __future__ import annotations
 

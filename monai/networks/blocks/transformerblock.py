@@ -9,6 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""The transformer block of the vision transformers and of the decoder."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ NAMES = Names(globals())
 
 class SPADEDiffResBlock(ResidualBlock):
     """
-    Residual block that is told the time and whose norms are modulated by a segmentation (Park et al.,
+    Residual block that takes a time embedding, and whose norms are modulated by a segmentation (Park et al.,
     https://arxiv.org/abs/1903.07291).
 
     Args:

@@ -366,7 +366,7 @@ def _with_evidence(layout: Layout, evidence: str) -> Layout:
 
 def rivals(keys: Iterable[str]) -> list[str]:
     """
-    Keys of which no two can come from one network: one for each layout of spatial attention that is there.
+    One key for each layout of spatial attention that is there. No two of them can come from the same network.
 
     Args:
         keys: of a state dict of one network.

@@ -167,9 +167,9 @@ class Load:
                 if line:
                     yield line
         for name, value in self._facts_of_the_module().items():
-            told = self._told(name)
-            if told not in (None, value):
-                yield f"the checkpoint's network was built with {name}={told}, this one with {value}: build it alike."
+            known = self._known(name)
+            if known not in (None, value):
+                yield f"the checkpoint's network was built with {name}={known}, this one with {value}: build it alike."
 
     def missing_and_unexpected(self) -> Iterator[str]:
         """Say which keys checkpoint and module do not share, and what to do where attention is concerned."""
@@ -184,8 +184,8 @@ class Load:
     def projections_used(self) -> bool:
         """Whether every output projection in the checkpoint is known to have been used."""
         wrote_itself = int(self.metadata(self.prefix[:-1]).get("version") or 1) >= OWN_VERSION
-        told = self.request.facts.projection_used
-        return bool(told) or wrote_itself or any(layout.projections_used for layout in self.layouts)
+        known = self.request.facts.projection_used
+        return bool(known) or wrote_itself or any(layout.projections_used for layout in self.layouts)
 
     def warn(self) -> None:
         """Warn of everything that was noted, each text once."""
@@ -218,8 +218,8 @@ class Load:
 
     def _apply_rules(self) -> None:
         waiting: list[tuple[Rule, Part]] = []
-        told = {**vars(self.request.facts), "transposed_upsampling": self._told("use_convtranspose")}
-        facts = CheckpointFacts(**told)
+        known = {**vars(self.request.facts), "transposed_upsampling": self._known("use_convtranspose")}
+        facts = CheckpointFacts(**known)
         for name, module in self.module.named_modules():
             part = Part(
                 module, f"{self.prefix}{name}." if name else self.prefix, self.state, self.own, facts, self.unused
@@ -235,10 +235,10 @@ class Load:
         for rule, part in waiting:
             rule.apply(part)
 
-    def _told(self, name: str) -> Any:
+    def _known(self, name: str) -> Any:
         """What the user or else the file says about how the network was built; None where neither does."""
-        told = self.request.facts.transposed_upsampling if name == "use_convtranspose" else None
-        return self.metadata(self.prefix[:-1]).get(name) if told is None else told
+        known = self.request.facts.transposed_upsampling if name == "use_convtranspose" else None
+        return self.metadata(self.prefix[:-1]).get(name) if known is None else known
 
     def _facts_of_the_module(self) -> dict[str, bool]:
         facts = getattr(self.module, "state_dict_facts", None)
@@ -247,15 +247,15 @@ class Load:
 
     def _settle_projections(self) -> None:
         attentions = attention_in(self.module, self.prefix)
-        told, used, strict = self.request.facts.projection_used, self.projections_used(), self.request.strict
-        if told is False and not any(layout.projections_used for layout in self.layouts):
+        known, used, strict = self.request.facts.projection_used, self.projections_used(), self.request.strict
+        if known is False and not any(layout.projections_used for layout in self.layouts):
             self._take_for_unused(attentions)
-        elif told is None and not used and strict is not False:
+        elif known is None and not used and strict is not False:
             if any(key in self.state and key not in self.own for one in attentions for key in one.keys):
                 drop_unused(attentions, self.module, self.prefix, self.state, self._note)
         if strict is not False:
             self._complete(attentions)
-        if self.request.careful and told is None and not used:
+        if self.request.careful and known is None and not used:
             for text, key in notes_on_unused(attentions, self.module, self.prefix, self.state):
                 self._note(text, key)
 

@@ -9,6 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Whether a linear still has the weights that torch gave it: by their distribution."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ import torch
 __all__ = ["Departure", "departure", "never_trained", "only_one_untrained"]
 
 FEWEST_VALUES = 64
-"""Of fewer weights the distribution cannot be told."""
+"""With fewer weights, the distribution is not known well enough."""
 LARGEST_STATISTIC = 2.5
 """Bound of the Kolmogorov-Smirnov statistic; uniform samples pass it with a probability of 1 - 7e-6."""
 LARGEST_GAP = 20.0
@@ -119,7 +120,7 @@ def only_one_untrained(one: Sequence[torch.Tensor], others: Sequence[torch.Tenso
     """
     Tell whether a linear was never trained, and others beside it were, so far that it would show in this one, too.
 
-    Of a network that was not trained, or hardly, nothing can be told: then the answer is False.
+    For a network that was hardly trained, or not at all, there is no way to know: the answer is False.
     ``python -m tests.networks.state_dict.untrained_rates`` measures how often it errs.
 
     Args:

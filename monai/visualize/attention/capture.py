@@ -9,6 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Recording rows of attention while a network runs as it always does."""
 
 from __future__ import annotations
 

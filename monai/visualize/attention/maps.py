@@ -9,6 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""What some queries attend to, folded to the grid of the keys."""
 
 from __future__ import annotations
 

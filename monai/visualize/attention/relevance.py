@@ -9,6 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Attention followed through the layers of a network, with and without gradients."""
 
 from __future__ import annotations
 

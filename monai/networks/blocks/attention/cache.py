@@ -9,6 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""Decoding step by step: keys and values of earlier tokens, and a transformer block that computes on them."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+"""How the attention of a network was built, as rows that a training configuration can record."""
 
 from __future__ import annotations
 

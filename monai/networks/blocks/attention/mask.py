@@ -73,7 +73,7 @@ def resolve_mask(attn_mask: torch.Tensor, batch: int, heads: int, queries: int, 
 def _refuse_other_values(mask: torch.Tensor) -> None:
     """
     Raises:
-        ValueError: if a mask holds other values than 0 and 1, as far as they can be told now.
+        ValueError: if a mask holds values other than 0 and 1, where its values can be read now.
     """
     if torch.jit.is_scripting():
         if bool(((mask != 0) & (mask != 1)).any()):
@@ -85,7 +85,7 @@ def _refuse_other_values(mask: torch.Tensor) -> None:
 
 
 def _holds_others(mask: torch.Tensor) -> bool:
-    """Whether a mask holds other values than 0 and 1; False where that cannot be told."""
+    """Whether a mask holds values other than 0 and 1; False where its values cannot be read."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or mask.is_meta:
         return False
     if mask.is_cuda and torch.cuda.is_current_stream_capturing():
@@ -141,7 +141,7 @@ def attention_weights(logits: torch.Tensor, mask: Optional[torch.Tensor]) -> tor
 def mask_of_part(
     mask: Optional[torch.Tensor], causal: bool, start: int, part: torch.Tensor, k: torch.Tensor
 ) -> Optional[torch.Tensor]:
-    """The mask between some queries, ``part``, of which the first has the number ``start``, and the keys ``k``."""
+    """The mask between some queries, ``part``, whose first one is number ``start``, and the keys ``k``."""
     if causal:
         return lower_triangle(part.shape[2], k.shape[2], start, part.device)
     if mask is not None and mask.shape[2] > 1:

@@ -260,7 +260,7 @@ class ResidualBlock(nn.Module):
 
 class DiffusionUNetResnetBlock(ResidualBlock):
     """
-    Residual block that is told the time.
+    Residual block that takes a time embedding.
 
     Args:
         spatial_dims: number of spatial axes.

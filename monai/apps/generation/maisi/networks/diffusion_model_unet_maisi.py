@@ -43,9 +43,9 @@ class DiffusionModelUNetMaisi(DiffusionUNetBackbone):
     Args:
         num_channels: ``channels`` of ``DiffusionModelUNet``.
         include_fc: whether self attention has an output projection, where ``use_proj_attn`` is None. Defaults to False.
-        include_top_region_index_input: whether the network is told the top body region. Defaults to False.
-        include_bottom_region_index_input: whether the network is told the bottom body region. Defaults to False.
-        include_spacing_input: whether the network is told the voxels' spacing. Defaults to False.
+        include_top_region_index_input: whether the network takes the top body region as input. Defaults to False.
+        include_bottom_region_index_input: whether it takes the bottom body region as input. Defaults to False.
+        include_spacing_input: whether the network takes the spacing of the voxels as an input. Defaults to False.
         control_reaches_mid_block: whether the middle block receives the features of the downward path with the last of
             a ControlNet's residuals added, as in MONAI 1.4 to 1.6.1, where MAISI's ControlNets were trained. False
             hands it the features alone, as ``DiffusionModelUNet`` does. Defaults to True.
@@ -205,7 +205,7 @@ class DiffusionModelUNetMaisi(DiffusionUNetBackbone):
         spacing: Optional[torch.Tensor],
     ) -> torch.Tensor:
         """
-        Append the embeddings of what else the network is told.
+        Append the embeddings of the network's other inputs.
 
         Args:
             emb: embedding of time and class, (B, 4 * channels of the first level).
@@ -274,5 +274,5 @@ def _in_type_of(x: torch.Tensor, value: Optional[torch.Tensor]) -> Optional[torc
 def _required(value: Optional[torch.Tensor], name: str) -> torch.Tensor:
     """An input of the network that has to be there."""
     if value is None:
-        raise ValueError(f"{name} should be given: the network was built to be told it.")
+        raise ValueError(f"{name} should be given: the network was built to take it.")
     return value
