@@ -26,7 +26,7 @@ from tests.networks.nets.diffusion_cases import randomized
 
 torch.set_num_threads(1)
 
-MUTATIONS = 500  # of each of 20 cases
+MUTATIONS = 200  # of each of 20 cases
 
 UNET = {
     "spatial_dims": 2,
