@@ -220,7 +220,7 @@ class TestSteps(Sandbox):
 
     def test_first_failure_ends_the_run_with_its_code(self):
         message = self.fails("-f", "-u", code=7, FAKE_STYLE="exit 7")
-        self.assertIn("code format", message)
+        self.assertIn("black: failed", message)
         self.assertNotIn("pytest", self.modules())
         self.assertIn("unit tests", self.fails("-u", "--demo", code=3, FAKE_PYTEST="exit 3"))
         self.assertNotIn("demo", self.modules())
@@ -412,7 +412,7 @@ class TestChosenInterpreter(Sandbox):
     def test_without_a_tool(self):
         bare = self.executable("bin/bare", f'#!/usr/bin/env bash\nexec "{sys.executable}" -I -S "$@"\n')
         message = self.fails("-f", MONAI_PY_EXE=str(bare))
-        self.assertIn("'ruff'", message)
+        self.assertIn("'black'", message)
         self.assertIn("requirements-dev.txt", message)
 
     def test_with_a_package_of_another_amended_file(self):
