@@ -237,14 +237,9 @@ class Encoder(Cascade):
         layers = _Layers(spatial_dims, norm_num_groups, norm_eps, attention)
         levels = resolve_levels(channels, num_res_blocks, attention_levels, norm_num_groups)
         super().__init__(encoder_blocks(layers, in_channels, out_channels, levels, with_nonlocal_attn))
-        self.spatial_dims = spatial_dims
-        self.in_channels = in_channels
-        self.channels = channels
-        self.out_channels = out_channels
-        self.num_res_blocks = num_res_blocks
-        self.norm_num_groups = norm_num_groups
-        self.norm_eps = norm_eps
-        self.attention_levels = attention_levels
+        self.spatial_dims, self.in_channels, self.out_channels = spatial_dims, in_channels, out_channels
+        self.channels, self.num_res_blocks, self.attention_levels = channels, num_res_blocks, attention_levels
+        self.norm_num_groups, self.norm_eps = norm_num_groups, norm_eps
 
 
 class Decoder(Cascade):
@@ -288,14 +283,9 @@ class Decoder(Cascade):
         layers = _Layers(spatial_dims, norm_num_groups, norm_eps, attention, use_convtranspose)
         levels = resolve_levels(channels, num_res_blocks, attention_levels, norm_num_groups)
         super().__init__(decoder_blocks(layers, in_channels, out_channels, levels, with_nonlocal_attn))
-        self.spatial_dims = spatial_dims
-        self.channels = channels
-        self.in_channels = in_channels
-        self.out_channels = out_channels
-        self.num_res_blocks = num_res_blocks
-        self.norm_num_groups = norm_num_groups
-        self.norm_eps = norm_eps
-        self.attention_levels = attention_levels
+        self.spatial_dims, self.in_channels, self.out_channels = spatial_dims, in_channels, out_channels
+        self.channels, self.num_res_blocks, self.attention_levels = channels, num_res_blocks, attention_levels
+        self.norm_num_groups, self.norm_eps = norm_num_groups, norm_eps
 
 
 class AutoencoderKL(GaussianLatent):

@@ -225,11 +225,11 @@ class SPADEAttnUpBlock(nn.Module):
         context_mask: Optional[torch.Tensor] = None,
     ) -> torch.Tensor:
         """(B, out_channels, sizes, doubled by an upsampler), see :meth:`SPADEUpBlock.forward`."""
-        for resnet, attn in zip(self.resnets, self.attentions):
+        for block, attention in zip(self.resnets, self.attentions):
             hidden_states = torch.cat([hidden_states, res_hidden_states_list[-1]], dim=1)
             res_hidden_states_list = res_hidden_states_list[:-1]
-            hidden_states = resnet(hidden_states, temb, seg)
-            hidden_states = attn(hidden_states).contiguous()
+            hidden_states = block(hidden_states, temb, seg)
+            hidden_states = attention(hidden_states).contiguous()
         if self.upsampler is not None:
             hidden_states = self.upsampler(hidden_states, temb)
         return hidden_states
@@ -311,14 +311,14 @@ class SPADECrossAttnUpBlock(nn.Module):
         """
         if seg is None:
             raise ValueError("seg should be given: the norms of this stage are modulated by a segmentation.")
-        for resnet, attn in zip(self.resnets, self.attentions):
+        for block, attention in zip(self.resnets, self.attentions):
             hidden_states = torch.cat([hidden_states, res_hidden_states_list[-1]], dim=1)
             res_hidden_states_list = res_hidden_states_list[:-1]
-            hidden_states = resnet(hidden_states, temb, seg)
+            hidden_states = block(hidden_states, temb, seg)
             if context_mask is None:
-                hidden_states = attn(hidden_states, context=context).contiguous()
+                hidden_states = attention(hidden_states, context=context).contiguous()
             else:
-                hidden_states = attn(hidden_states, context=context, context_mask=context_mask).contiguous()
+                hidden_states = attention(hidden_states, context=context, context_mask=context_mask).contiguous()
         if self.upsampler is not None:
             hidden_states = self.upsampler(hidden_states, temb)
         return hidden_states

@@ -54,12 +54,8 @@ class VQVAEResidualUnit(nn.Module):
         bias: bool = True,
     ) -> None:
         super().__init__()
-        self.spatial_dims = spatial_dims
-        self.in_channels = in_channels
-        self.num_res_channels = num_res_channels
-        self.act = act
-        self.dropout = dropout
-        self.bias = bias
+        self.spatial_dims, self.in_channels, self.num_res_channels = spatial_dims, in_channels, num_res_channels
+        self.act, self.dropout, self.bias = act, dropout, bias
         self.conv1 = Convolution(
             spatial_dims=spatial_dims,
             in_channels=in_channels,
@@ -130,15 +126,9 @@ class Encoder(Cascade):
                 spatial_dims, channels[level], num_res_channels[level], num_res_layers, act, dropout
             )
         super().__init__([*blocks, _convolution(spatial_dims, channels[-1], out_channels)])
-        self.spatial_dims = spatial_dims
-        self.in_channels = in_channels
-        self.out_channels = out_channels
-        self.channels = channels
-        self.num_res_layers = num_res_layers
-        self.num_res_channels = num_res_channels
-        self.downsample_parameters = downsample_parameters
-        self.dropout = dropout
-        self.act = act
+        self.spatial_dims, self.in_channels, self.out_channels = spatial_dims, in_channels, out_channels
+        self.channels, self.num_res_layers, self.num_res_channels = channels, num_res_layers, num_res_channels
+        self.downsample_parameters, self.dropout, self.act = downsample_parameters, dropout, act
 
 
 class Decoder(Cascade):
@@ -193,16 +183,10 @@ class Decoder(Cascade):
             )
             blocks.append(up)
         super().__init__([*blocks, get_act_layer(output_act)] if output_act else blocks)
-        self.spatial_dims = spatial_dims
-        self.in_channels = in_channels
-        self.out_channels = out_channels
-        self.channels = channels
-        self.num_res_layers = num_res_layers
-        self.num_res_channels = num_res_channels
-        self.upsample_parameters = upsample_parameters
-        self.dropout = dropout
-        self.act = act
-        self.output_act = output_act
+        self.spatial_dims, self.in_channels, self.out_channels = spatial_dims, in_channels, out_channels
+        self.channels, self.num_res_layers, self.num_res_channels = channels, num_res_layers, num_res_channels
+        self.upsample_parameters, self.dropout = upsample_parameters, dropout
+        self.act, self.output_act = act, output_act
 
 
 def _convolution(spatial_dims: int, in_channels: int, out_channels: int) -> nn.Module:

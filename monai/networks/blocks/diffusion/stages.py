@@ -83,14 +83,14 @@ class DownBlock(nn.Module):
         Returns:
             the features, (B, out_channels, sizes, halved by a downsampler); and those after each block and sampler.
         """
-        output_states: list[torch.Tensor] = []
+        states: list[torch.Tensor] = []
         for resnet in self.resnets:
             hidden_states = resnet(hidden_states, temb)
-            output_states.append(hidden_states)
+            states.append(hidden_states)
         if self.downsampler is not None:
             hidden_states = self.downsampler(hidden_states, temb)
-            output_states.append(hidden_states)
-        return hidden_states, output_states
+            states.append(hidden_states)
+        return hidden_states, states
 
 
 class AttnDownBlock(nn.Module):
@@ -153,15 +153,15 @@ class AttnDownBlock(nn.Module):
         context_mask: Optional[torch.Tensor] = None,
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """The features, and those after each block and sampler, see :meth:`DownBlock.forward`."""
-        output_states: list[torch.Tensor] = []
+        states: list[torch.Tensor] = []
         for resnet, attn in zip(self.resnets, self.attentions):
             hidden_states = resnet(hidden_states, temb)
             hidden_states = attn(hidden_states).contiguous()
-            output_states.append(hidden_states)
+            states.append(hidden_states)
         if self.downsampler is not None:
             hidden_states = self.downsampler(hidden_states, temb)
-            output_states.append(hidden_states)
-        return hidden_states, output_states
+            states.append(hidden_states)
+        return hidden_states, states
 
 
 class CrossAttnDownBlock(nn.Module):
@@ -243,18 +243,18 @@ class CrossAttnDownBlock(nn.Module):
         Returns:
             the features, (B, out_channels, sizes, halved by a downsampler); and those after each block and sampler.
         """
-        output_states: list[torch.Tensor] = []
+        states: list[torch.Tensor] = []
         for resnet, attn in zip(self.resnets, self.attentions):
             hidden_states = resnet(hidden_states, temb)
             if context_mask is None:
                 hidden_states = attn(hidden_states, context=context).contiguous()
             else:
                 hidden_states = attn(hidden_states, context=context, context_mask=context_mask).contiguous()
-            output_states.append(hidden_states)
+            states.append(hidden_states)
         if self.downsampler is not None:
             hidden_states = self.downsampler(hidden_states, temb)
-            output_states.append(hidden_states)
-        return hidden_states, output_states
+            states.append(hidden_states)
+        return hidden_states, states
 
 
 class AttnMidBlock(nn.Module):

@@ -134,11 +134,11 @@ class AttnUpBlock(nn.Module):
         context_mask: Optional[torch.Tensor] = None,
     ) -> torch.Tensor:
         """(B, out_channels, sizes, doubled by an upsampler), see :meth:`UpBlock.forward`."""
-        for resnet, attn in zip(self.resnets, self.attentions):
+        for block, attention in zip(self.resnets, self.attentions):
             hidden_states = torch.cat([hidden_states, res_hidden_states_list[-1]], dim=1)
             res_hidden_states_list = res_hidden_states_list[:-1]
-            hidden_states = resnet(hidden_states, temb)
-            hidden_states = attn(hidden_states).contiguous()
+            hidden_states = block(hidden_states, temb)
+            hidden_states = attention(hidden_states).contiguous()
         if self.upsampler is not None:
             hidden_states = self.upsampler(hidden_states, temb)
         return hidden_states
@@ -212,14 +212,14 @@ class CrossAttnUpBlock(nn.Module):
         Returns:
             (B, out_channels, sizes, doubled by an upsampler)
         """
-        for resnet, attn in zip(self.resnets, self.attentions):
+        for block, attention in zip(self.resnets, self.attentions):
             hidden_states = torch.cat([hidden_states, res_hidden_states_list[-1]], dim=1)
             res_hidden_states_list = res_hidden_states_list[:-1]
-            hidden_states = resnet(hidden_states, temb)
+            hidden_states = block(hidden_states, temb)
             if context_mask is None:
-                hidden_states = attn(hidden_states, context=context)
+                hidden_states = attention(hidden_states, context=context)
             else:
-                hidden_states = attn(hidden_states, context=context, context_mask=context_mask)
+                hidden_states = attention(hidden_states, context=context, context_mask=context_mask)
         if self.upsampler is not None:
             hidden_states = self.upsampler(hidden_states, temb)
         return hidden_states

@@ -489,22 +489,22 @@ class MaisiResBlock(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, in_channels, sizes) to (B, out_channels, sizes)."""
-        h = self.norm1(x)
+        hidden = self.norm1(x)
         _empty_cuda_cache(self.save_mem)
-        h = F.silu(h)
+        hidden = F.silu(hidden)
         _empty_cuda_cache(self.save_mem)
-        h = self.conv1(h)
+        hidden = self.conv1(hidden)
         _empty_cuda_cache(self.save_mem)
-        h = self.norm2(h)
+        hidden = self.norm2(hidden)
         _empty_cuda_cache(self.save_mem)
-        h = F.silu(h)
+        hidden = F.silu(hidden)
         _empty_cuda_cache(self.save_mem)
-        h = self.conv2(h)
+        hidden = self.conv2(hidden)
         _empty_cuda_cache(self.save_mem)
         if self.in_channels != self.out_channels:
             x = self.nin_shortcut(x)
             _empty_cuda_cache(self.save_mem)
-        return plain_tensor(x + h)
+        return plain_tensor(x + hidden)
 
 
 def _norm(groups: int, channels: int, eps: float, volumes: LargeVolumes) -> nn.Module:
