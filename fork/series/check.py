@@ -17,7 +17,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from fork.series.mail import Author, mail
@@ -182,20 +182,32 @@ def _path(tree: Tree) -> str:
     return os.pathsep.join(filter(None, [str(tree.folder), os.environ.get("PYTHONPATH", "")]))
 
 
-def table(title: str, results: Sequence[Result], say: Callable[[str], None] = print) -> None:
-    """Print what came of the pull requests, and then what is wrong with them."""
-    if not results:
-        return
-    columns = list(results[0].cells)
-    width = max(len(result.name) for result in results)
-    say(f"{title:<{width}}  {'+':>5} {'-':>5}  needs  " + "  ".join(f"{name:>8}" for name in columns) + "  seconds")
+def table(title: str, width: int, results: Iterable[Result], say: Callable[[str], None] = print) -> bool:
+    """
+    Print what came of the pull requests, each as soon as it is known, and then what is wrong with them.
+
+    Args:
+        title: heads the column of their names.
+        width: of this column.
+        results: made one after the other.
+        say: prints a line.
+
+    Returns:
+        whether nothing is wrong.
+    """
+    done: list[Result] = []
     for result in results:
+        if not done:
+            columns = "  ".join(f"{name:>8}" for name in result.cells)
+            say(f"{title:<{width}}  {'+':>5} {'-':>5}  needs  {columns}  seconds")
         say(_row(result, width))
-    for result in results:
+        done.append(result)
+    for result in done:
         for problem in result.problems:
             say(f"  {result.name}: {problem}")
         for remark in result.remarks:
             say(f"  {result.name}, remark: {remark}")
+    return not any(result.problems for result in done)
 
 
 def _row(result: Result, width: int) -> str:

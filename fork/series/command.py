@@ -163,9 +163,8 @@ def check_series(
         say(f"base {_base(series, tree, onto)}; style: {', '.join(installed()) or 'no tool is installed, so not run'}")
         fine = True
         for part, pulls in parts.items():
-            results = [_checked(series, checker, part, pull) for pull in pulls]
-            table(part, results, say)
-            fine = fine and not any(result.problems for result in results)
+            width = max(len(part), *(len(pull.name) for pull in pulls), 0)
+            fine = table(part, width, (_checked(series, checker, part, pull) for pull in pulls), say) and fine
         if not only and not onto:
             problems = merged_problems(tree, series.parts["features"], who, _merged(series))
             say("in the end: " + ("the fork's monai/, byte for byte" if not problems else "another monai/"))

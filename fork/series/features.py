@@ -172,7 +172,7 @@ def feature_pulls(
     for feature in features:
         paths = [path for path in ours if owner[path] == feature.name]
         mine = [path for path in tests if test_owner[path] == feature.name]
-        wanted = set().union(*(tests[path] for path in mine), _packages(mine)) - upstream
+        wanted: set[str] = set().union(*(tests[path] for path in mine), _packages(mine)) - upstream
         wanted |= _packages(wanted) - upstream
         added = sorted(path for path in wanted if adder.setdefault(path, feature.name) == feature.name)
         needed = needs.setdefault(feature.name, set())
