@@ -13,8 +13,45 @@
 
 from __future__ import annotations
 
-from fork.pulls.fixes import causal_mask
+from fork.pulls.fixes import (
+    attention_dtype,
+    causal_mask,
+    checkpoint_loader,
+    dropout,
+    empty_batch,
+    encoder_export,
+    half_types,
+    head_width,
+    image_size,
+    inferer,
+    maisi_residuals,
+    masked_autoencoder,
+    masks,
+    relative_positions,
+    spade,
+    transformer_block,
+)
 
 __all__ = ["FIXES"]
 
-FIXES = (causal_mask.FIX,)
+FIXES = tuple(
+    module.FIX
+    for module in (
+        causal_mask,
+        relative_positions,
+        dropout,
+        masks,
+        attention_dtype,
+        head_width,
+        transformer_block,
+        spade,
+        encoder_export,
+        inferer,
+        masked_autoencoder,
+        image_size,
+        empty_batch,
+        half_types,
+        checkpoint_loader,
+        maisi_residuals,
+    )
+)

@@ -51,16 +51,16 @@ FIX = Fix(
     title="Register causal_mask in attention blocks, add use_proj_attn",
     purpose="""
         SABlock and CrossAttentionBlock register causal_mask only where attention is causal; elsewhere it is a plain
-        tensor that .to() leaves behind. It is saved with every block, though it follows from sequence_length. Now it
-        is a buffer of each block that is not saved, and state dicts that hold it still load strictly. Older
+        tensor that .to() leaves behind. It is saved with every block, though it follows from sequence_length. Now
+        it is a buffer of each block that is not saved, and state dicts that hold it still load strictly. Older
         versions of MONAI load new state dicts of causal blocks with strict=False alone.
 
-        use_proj_attn=False leaves the output projection out, in cross attention too, which had no such choice. None,
-        the default, follows include_fc. Without projection, a width that cannot come out right is refused.
+        use_proj_attn=False leaves the output projection out, in cross attention too, which had no such choice.
+        None, the default, follows include_fc. Without projection, a width that cannot come out right is refused.
     """,
     evidence="""
-        The state dict of a decoder of 12 layers, 1024 tokens and 96 channels falls from 56.3 to 5.9 MB. SABlock(256, 8
-        heads) without projection has 196,608 parameters instead of 262,400.
+        The state dict of a decoder of 12 layers, 1024 tokens and 96 channels falls from 56.3 to 5.9 MB.
+        SABlock(256, 8 heads) without projection has 196,608 parameters instead of 262,400.
     """,
     edits=(
         below(SELF, "SABlock.__init__", "use_flash_attention: bool", ARGUMENT),
