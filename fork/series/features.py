@@ -13,14 +13,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from fork.overlay import contents
 from fork.pin import ForkError, Pin
-from fork.series.imports import imported_files
+from fork.series.imports import imported_files, packages_around
 from fork.series.pull import Pull, Reader, Section
 
 __all__ = ["MOST_LINES", "Feature", "assigned", "contract_tests", "feature_pulls", "order_problems"]
@@ -233,11 +233,13 @@ def _tested(
         return (pin.root / path).read_bytes() if path in those else read(path)
 
     those = set(paths)
-    return {owner[each] for path in those for each in imported_files(path, read_tests) if each in owner}
+    found = {each for path in those for each in imported_files(path, read_tests)}
+    found |= packages_around("", found) - {*pin.amends}
+    return {owner[each] for each in found if each in owner}
 
 
 def _dependencies(
-    ours: Mapping[str, bytes], release: Path, owner: Mapping[str, str], amended: Container[str]
+    ours: Mapping[str, bytes], release: Path, owner: Mapping[str, str], amended: Collection[str]
 ) -> dict[str, set[str]]:
     """For each feature those that it needs, directly or not."""
     read = _merged_reader(ours, release)
@@ -248,6 +250,7 @@ def _dependencies(
             if path in amended:  # what the release's file imports as well is there in any case
                 theirs = {**ours, path: (release / path).read_bytes()}
                 found -= imported_files(path, _merged_reader(theirs, release))
+            found |= packages_around(path, found) - {*amended}
             needs[owner[path]] |= {owner[each] for each in found if each in owner}
     for _ in needs:
         for name, those in needs.items():

@@ -14,12 +14,12 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import PurePosixPath
 
 from fork.series.pull import Reader
 
-__all__ = ["imported_files"]
+__all__ = ["imported_files", "packages_around"]
 
 
 def imported_files(path: str, read: Reader) -> set[str]:
@@ -34,6 +34,12 @@ def imported_files(path: str, read: Reader) -> set[str]:
     for module, name in _imports(path, read(path) or b""):
         found |= _files_of(module, name, read)
     return found - {path}
+
+
+def packages_around(path: str, files: Iterable[str]) -> set[str]:
+    """The packages that Python imports on the way to these files; not those in which the module itself lies."""
+    folders = {parent for each in files for parent in PurePosixPath(each).parents} - {*PurePosixPath(path).parents}
+    return {f"{folder}/__init__.py" for folder in folders}
 
 
 def _imports(path: str, data: bytes) -> Iterator[tuple[str, str | None]]:

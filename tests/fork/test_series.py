@@ -27,7 +27,7 @@ from fork.series.command import Series, check_series, write_series
 from fork.series.edits import Edit, above, apply, below, instead, swap
 from fork.series.features import Feature, assigned, contract_tests, order_problems
 from fork.series.fixes import MOST_LINES, Fix
-from fork.series.imports import imported_files
+from fork.series.imports import imported_files, packages_around
 from fork.series.mail import Author, author_of, mail
 from fork.series.pull import Pull, Section
 from tests.fork.sandbox import Sandbox
@@ -126,6 +126,8 @@ class TestTable(unittest.TestCase):
         self.assertEqual(imported_files("monai/a/b.py", read), {"monai/c.py"})
         self.assertEqual(imported_files("monai/c.py", read), {"monai/a/__init__.py", "monai/a/b.py"})
         self.assertEqual(imported_files("monai/d.py", read), {"monai/a/b.py"})
+        self.assertIn("monai/a/__init__.py", packages_around("monai/d.py", ["monai/a/b.py"]))
+        self.assertEqual(packages_around("monai/a/c.py", ["monai/a/b.py", "monai/d.py"]), set())
 
     def test_features_out_of_order(self):
         first = Pull("first", "", "", "", {}, {}, depends=("second",))
