@@ -383,22 +383,33 @@ FEATURES: tuple[Feature, ...] = (
         sections=(_entry(INFERERS, "Splitters", "`VQVAETransformerInferer`", "VQVAETransformerInferer"),),
     ),
     Feature(
-        name="pickle-files",
-        title="Read files of torch.save without running their code",
+        name="pickles",
+        title="Decode pickles without running their code",
         purpose=(
             "Pickles are decoded by a reader that calls nothing they name, and every size is checked before "
             "memory is spent on it."
         ),
-        evidence="Hundreds of hostile files are refused with a message.",
+        evidence=(
+            "Hundreds of hostile files are refused with a message, none of which runs code or takes memory that "
+            "the file does not hold."
+        ),
         paths=(
             "monai/networks/checkpoints/untrusted.py",
-            "monai/networks/checkpoints/file_values.py",
             "monai/networks/checkpoints/pickles.py",
             "monai/networks/checkpoints/stand_ins.py",
+        ),
+        tests=("tests/networks/checkpoints/test_pickles*",),
+    ),
+    Feature(
+        name="torch-files",
+        title="Read files of torch.save, old and new, mapped into memory",
+        purpose="Tensors are found without torch.load, and read when they are looked at.",
+        evidence="A file may be larger than the memory.",
+        paths=(
+            "monai/networks/checkpoints/file_values.py",
             "monai/networks/checkpoints/tensors.py",
             "monai/networks/checkpoints/torch_files.py",
         ),
-        tests=("tests/networks/checkpoints/test_pickles*",),
     ),
     Feature(
         name="other-files",
@@ -412,12 +423,20 @@ FEATURES: tuple[Feature, ...] = (
         tests=("tests/networks/checkpoints/test_safetensors*",),
     ),
     Feature(
-        name="checkpoint-files",
-        title="Read a checkpoint from any wrapper, and load it",
+        name="unwrap",
+        title="Find the network in what trainers and wrappers save",
         purpose=(
-            "read_checkpoint and load_checkpoint find the network in what DataParallel, torch.compile, Lightning, "
-            "Ignite and MAISI save."
+            "State dicts come out of the wrappers of DataParallel, torch.compile, Lightning, Ignite and MAISI, "
+            "whatever their prefix."
         ),
+        evidence="Five wrappers, alone and in one another, give the keys of the network.",
+        paths=("monai/networks/checkpoints/unwrap.py",),
+        tests=("tests/networks/checkpoints/test_wrappers*",),
+    ),
+    Feature(
+        name="checkpoint-files",
+        title="Read a checkpoint from a file, and load it",
+        purpose="read_checkpoint and load_checkpoint lead from a file of any age to the state dict of a network.",
         evidence="13 files of five writers load right or are refused with the question to answer.",
         paths=(
             "monai/utils/whole_files.py",
@@ -440,51 +459,123 @@ FEATURES: tuple[Feature, ...] = (
         ),
     ),
     Feature(
-        name="checkpoint-commands",
-        title="Inspect, convert and verify checkpoints from the command line",
+        name="network-config",
+        title="Build a network from a bundle's configuration",
+        purpose="The configuration of a bundle names a network; seeded inputs of the right shape are made for it.",
+        evidence="Every network of the fork has inputs to be verified with.",
+        paths=(
+            "monai/apps/checkpoints/__init__.py",
+            "monai/apps/checkpoints/network_config.py",
+            "monai/apps/checkpoints/sample_inputs.py",
+        ),
+        tests=("tests/apps/checkpoints/test_network_config*",),
+    ),
+    Feature(
+        name="conversion",
+        title="Say what a checkpoint holds, and convert it",
         purpose=(
-            "python -m monai.networks.checkpoints says who wrote a file, converts it and runs it against the "
-            "package that wrote it."
+            "A file is recognized, described, and written in the layout of this MONAI or of 1.6: the table of its "
+            "layout, read backwards."
         ),
         evidence="A conversion is written whole or not at all.",
         paths=(
-            "monai/networks/checkpoints/__main__.py",
+            "monai/apps/checkpoints/inspection.py",
+            "monai/apps/checkpoints/progress.py",
+            "monai/apps/checkpoints/conversion.py",
             "monai/networks/state_dict/release.py",
+        ),
+        tests=(
+            "tests/apps/checkpoints/test_inspection*",
+            "tests/apps/checkpoints/test_conversion*",
+        ),
+    ),
+    Feature(
+        name="verification",
+        title="Run a loaded checkpoint against the package that wrote it",
+        purpose="The older package runs in a process of its own, with torch alone.",
+        evidence="Of each writer of old checkpoints a network is rebuilt, and its outputs are compared with ours.",
+        paths=(
+            "monai/apps/checkpoints/verification.py",
+            "monai/apps/checkpoints/reference_*",
+        ),
+        tests=("tests/apps/checkpoints/test_verification*",),
+    ),
+    Feature(
+        name="checkpoint-commands",
+        title="Inspect, convert and verify checkpoints from the command line",
+        purpose="python -m monai.networks.checkpoints has three commands; --help costs no more than import monai.",
+        evidence="Three commands, each with a line of errors and an exit status.",
+        paths=(
+            "monai/networks/checkpoints/__main__.py",
             "monai/apps/checkpoints/*",
         ),
         tests=("tests/apps/checkpoints/*",),
     ),
     Feature(
-        name="attention-capture",
-        title="Record what attends to what beside the fused kernel",
-        purpose=(
-            "capture_attention computes the softmax rows of chosen queries alone; rollout and relevance follow "
-            "them through the layers."
-        ),
-        evidence="A voxel's attention among 48^3 tokens needs 170 MB, where the matrix would be 49 GB a head.",
-        paths=("monai/visualize/attention/*",),
-        tests=("tests/visualize/*",),
-        sections=(
-            Section(
-                VISUALIZE, "Utilities", "Attention\n---------\n\n.. automodule:: monai.visualize.attention\n  :members:"
-            ),
+        name="hostile-files",
+        title="Test the readers of checkpoints with files that mean harm",
+        purpose="Tests alone: files that are cut off, claim what they do not hold, or ask for code to be run.",
+        evidence="Each is refused with a message, in a process of little memory.",
+        paths=(),
+        tests=(
+            "tests/networks/checkpoints/hostile/*",
+            "tests/networks/checkpoints/test_hostile*",
+            "tests/networks/checkpoints/test_bad_files*",
+            "tests/networks/checkpoints/test_large_files*",
+            "tests/networks/checkpoints/test_fuzz*",
         ),
     ),
     Feature(
+        name="attention-capture",
+        title="Record what attends to what beside the fused kernel",
+        purpose="capture_attention computes the softmax rows of chosen queries alone.",
+        evidence="A voxel's attention among 48^3 tokens needs 170 MB, where the matrix would be 49 GB a head.",
+        paths=("monai/visualize/attention/*",),
+        tests=("tests/visualize/*",),
+    ),
+    Feature(
+        name="attention-relevance",
+        title="Follow attention through the layers",
+        purpose=(
+            "Rollout (Abnar and Zuidema 2020) and relevance (Chefer et al. 2021), the second weighted by a "
+            "result's gradient."
+        ),
+        evidence="Equal to the formulas on explicit matrices.",
+        paths=("monai/visualize/attention/relevance.py",),
+        tests=("tests/visualize/test_attention_relevance*",),
+    ),
+    Feature(
+        name="attention-overlay",
+        title="Lay attention over the voxels of the image",
+        purpose=(
+            "From the tokens that a query attends to, to the voxels of the image, and planes of it, turned as "
+            "anatomy is drawn."
+        ),
+        evidence="The voxels of a patch get its attention, whatever the crop.",
+        paths=(
+            "monai/visualize/attention/on_image.py",
+        ),
+        tests=("tests/visualize/test_attention_overlay*",),
+    ),
+    Feature(
         name="attention-pictures",
-        title="Draw attention over the image",
-        purpose="Attention of a voxel over planes of the scan, in pictures, arrays and NIfTI volumes.",
-        evidence="Coordinates are those of the scan.",
+        title="Save attention as pictures, arrays and volumes",
+        purpose=(
+            "Attention of a voxel drawn over planes of the scan, or saved as .npy, .npz and NIfTI with the affine "
+            "of the image."
+        ),
+        evidence="A volume that is read again has the affine of its image.",
         paths=(
             "monai/visualize/attention/__init__.py",
             "monai/visualize/__init__.py",
             "monai/visualize/attention/figure.py",
-            "monai/visualize/attention/on_image.py",
             "monai/visualize/attention/saving.py",
         ),
-        tests=(
-            "tests/visualize/test_attention_overlay*",
-            "tests/visualize/test_attention_saving*",
+        tests=("tests/visualize/test_attention_saving*",),
+        sections=(
+            Section(
+                VISUALIZE, "Utilities", "Attention\n---------\n\n.. automodule:: monai.visualize.attention\n  :members:"
+            ),
         ),
     ),
     Feature(
