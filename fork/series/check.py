@@ -25,7 +25,7 @@ from fork.series.pull import Pull, Reader
 from fork.series.style import installed, offenders
 from fork.series.tree import Tree
 
-__all__ = ["Checker", "Result", "merged_problems", "table"]
+__all__ = ["NO", "Checker", "Result", "merged_problems", "table"]
 
 SETTINGS = ("--override-ini=addopts=", "--override-ini=python_functions=no_functions")  # upstream's are all methods
 YES, NO, UNTRIED = "ok", "FAILS", "-"

@@ -24,7 +24,7 @@ from fork.overlay import check, contents
 from fork.pin import VERSION_FILE, ForkError, Pin
 from fork.pulls import FEATURES, FIXES, UPSTREAM_TESTS
 from fork.series import features, fixes
-from fork.series.check import Checker, Result, merged_problems, table
+from fork.series.check import NO, Checker, Result, merged_problems, table
 from fork.series.features import Feature
 from fork.series.fixes import Fix
 from fork.series.mail import Author, author_of, file_name, mail
@@ -176,12 +176,27 @@ def check_series(
 
 def _checked(series: Series, checker: Checker, part: str, pull: Pull) -> Result:
     if part == "fixes":
-        return checker.check(pull, [], fixes.MOST_LINES, must_fail=True)
+        result = checker.check(pull, [], fixes.MOST_LINES, must_fail=True)
+        return _made_anew(series, checker, pull, result) if result.cells["am"] == NO else result
     all_features = series.parts["features"]
     before = [each for each in all_features if each.name in pull.depends]
     result = checker.check(pull, before, features.MOST_LINES, must_fail=False)
     late = features.order_problems(all_features).get(pull.name)
     result.problems += [f"imports from later features: {late}"] if late else []
+    return result
+
+
+def _made_anew(series: Series, checker: Checker, pull: Pull, result: Result) -> Result:
+    """A fix that does not apply as a patch, with its edits made in the files of this tree."""
+    checker.tree.apply([])
+    fix = next(each for each in series.fixes if each.name == pull.name)
+    try:
+        anew = fixes.fix_pulls(series.pin.root, checker.tree.read, [fix])[0]
+    except ForkError as error:
+        result.problems = [str(error)]
+        return result
+    result = checker.check(anew, [], fixes.MOST_LINES, must_fail=True)
+    result.remarks.append("the patch against the release does not apply, its edits do")
     return result
 
 

@@ -281,8 +281,14 @@ class TestCheck(SeriesCase):
         fine, out = self.check(onto=self.upstream("def size():\n    return 7\n"), with_tests=False)
         self.assertFalse(fine)
         self.assertIn("1 of the files that the fork changes", out)
-        self.assertIn("size: error: patch failed: monai/blocks/a.py:1", out)
+        self.assertIn("'size' does not fit: 'size' of 'monai/blocks/a.py' holds the anchor '1' 0 times", out)
+        self.assertIn("a: error: patch failed: monai/blocks/a.py:1", out)
         self.assertRegex(out, r"new +\d+ +\d+ +0 +ok")
+
+    def test_edits_fit_where_the_patch_does_not(self):
+        fine, out = self.check(onto=self.upstream("def size():\n    number = 1\n    return number\n"), only=["size"])
+        self.assertTrue(fine, out)
+        self.assertIn("does not apply, its edits do", out)
 
     def test_onto_no_repository(self):
         with self.assertRaisesRegex(ForkError, "no git repository"):
