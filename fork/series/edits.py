@@ -93,6 +93,8 @@ def _applied(source: str, edit: Edit) -> str:
     begin, end = _anchored_lines(source, edit, first + segment[: segment.index(edit.anchor)].count("\n"))
     indentation = lines[begin][: len(lines[begin]) - len(lines[begin].lstrip())]
     new = [textwrap.indent(_dedented(edit.text), indentation)] if edit.text else []
+    if not new and begin and not lines[begin - 1].strip() and end < len(lines) and not lines[end].strip():
+        end += 1  # one empty line is enough
     if edit.how == "above":
         end = begin
     elif edit.how == "below":

@@ -24,6 +24,7 @@ from fork.series.pull import Pull, Reader, Section
 __all__ = ["MOST_LINES", "Fix", "fix_pulls"]
 
 MOST_LINES = 150  # of a fix, with its tests
+ELSEWHERE = "fork/pulls"  # holds tests of what the fork does in another way
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,8 @@ class Fix:
         purpose: what goes wrong, and what the edits do about it.
         evidence: what was measured on the release and after the fix.
         edits: of the release's files.
-        tests: its test files, at the paths of this repository. Upstream has no files of these names; here they run
-            on the fork as well.
+        tests: its test files, of names that upstream has no files of. They lie in this repository at the same paths,
+            and run on the fork as well; or below fork/pulls/, where the fork does it in another way on purpose.
         upstream_tests: upstream's tests of what it touches.
         sections: entries of the documentation.
     """
@@ -83,9 +84,10 @@ def _pull(root: Path, read: Reader, fix: Fix) -> Pull:
         if old[path] == new[path]:
             raise ForkError(f"the fix '{fix.name}' changes nothing in '{path}'")
     for path in fix.tests:
-        if not (root / path).is_file():
+        places = [place for place in (root / path, root / ELSEWHERE / path) if place.is_file()]
+        if not places:
             raise ForkError(f"the fix '{fix.name}' lacks its test '{path}'")
-        new[path] = (root / path).read_bytes()
+        new[path] = places[0].read_bytes()
     return Pull(
         name=fix.name,
         title=fix.title,

@@ -13,13 +13,23 @@
 
 from __future__ import annotations
 
-from fork.series.edits import swap
+from fork.series.edits import instead, swap
 from fork.series.fixes import Fix
 
 SELF = "monai/networks/blocks/selfattention.py"
 CROSS = "monai/networks/blocks/crossattention.py"
 RATE = "dropout_p=self.dropout_rate"
 FIXED = "dropout_p=self.dropout_rate if self.training else 0.0"
+CALL = f"""
+    x = torch.nn.functional.scaled_dot_product_attention(
+        query=q,
+        key=k,
+        value=v,
+        scale=self.scale,
+        {FIXED},
+        is_causal=self.causal,
+    )
+"""
 
 FIX = Fix(
     name="dropout-in-evaluation",
@@ -34,7 +44,7 @@ FIX = Fix(
     """,
     edits=(
         swap(SELF, "SABlock.forward", RATE, FIXED),
-        swap(CROSS, "CrossAttentionBlock.forward", RATE, FIXED),
+        instead(CROSS, "CrossAttentionBlock.forward", "scaled_dot", CALL),
     ),
     tests=("tests/networks/blocks/test_attention_dropout.py",),
     upstream_tests=("tests/networks/blocks/test_selfattention.py",),

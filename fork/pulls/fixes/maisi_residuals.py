@@ -18,8 +18,7 @@ from fork.series.fixes import Fix
 
 NET = "monai/apps/generation/maisi/networks/diffusion_model_unet_maisi.py"
 CLASS = "DiffusionModelUNetMaisi"
-SUM = "down_block_res_sample + down_block_additional_residual"
-MIDDLE = "h = down_block_res_samples[-1]  # the middle block receives the last residual, as MAISI's ControlNets learned"
+MIDDLE = "h = down_block_res_samples[-1]  # as ControlNets of MAISI learned it"
 
 FIX = Fix(
     name="maisi-residuals",
@@ -33,11 +32,12 @@ FIX = Fix(
         backward raises on the release ("modified by an inplace operation"); outputs are bit for bit the release's.
     """,
     edits=(
+        instead(NET, f"{CLASS}._apply_down_blocks", "down_block_res_sample += down"),
         swap(
             NET,
             f"{CLASS}._apply_down_blocks",
-            "down_block_res_sample += down_block_additional_residual",
-            f"down_block_res_sample = {SUM}",
+            "append(down_block_res_sample)",
+            "append(down_block_res_sample + down_block_additional_residual)",
         ),
         below(NET, f"{CLASS}._apply_down_blocks", "down_block_res_samples = new_down", MIDDLE),
         instead(NET, f"{CLASS}.__init__", "use_flash_attention is True and not torch"),

@@ -19,12 +19,14 @@ from fork.series.fixes import Fix
 NET = "monai/networks/nets/spade_diffusion_model_unet.py"
 OPTIONS = "include_fc=include_fc,\nuse_combined_linear=use_combined_linear,"
 
+# The fork keeps the upward path of the release, for the sake of these state dicts; use_proj_attn reaches all of it.
 FIX = Fix(
     name="spade-up-blocks",
     title="Hand include_fc and use_combined_linear to SPADE up blocks",
     purpose="""
         SPADEDiffusionModelUNet takes include_fc and use_combined_linear, but its upward path never receives them:
-        half of the network is built otherwise than asked for.
+        half of the network is built otherwise than asked for. State dicts of networks that were trained with
+        include_fc=False hold projections in the upward path, which such a network no longer has.
     """,
     evidence="""
         With include_fc=False, use_combined_linear=True, two of four attention blocks of a small network obey on the
