@@ -44,7 +44,7 @@ FEATURES: tuple[Feature, ...] = (
             "An older layout of a network is a table of rules: rename, drop, split, join, flatten. Each rule has "
             "its inverse, so that a table reads both ways."
         ),
-        evidence="",
+        evidence="A state dict comes back with the same keys and bits from every rule and its inverse.",
         paths=("monai/networks/state_dict/hooks.py", "monai/networks/state_dict/rules.py"),
         tests=("tests/networks/state_dict/test_rules.py",),
     ),
@@ -552,9 +552,7 @@ FEATURES: tuple[Feature, ...] = (
             "anatomy is drawn."
         ),
         evidence="The voxels of a patch get its attention, whatever the crop.",
-        paths=(
-            "monai/visualize/attention/on_image.py",
-        ),
+        paths=("monai/visualize/attention/on_image.py",),
         tests=("tests/visualize/test_attention_overlay*",),
     ),
     Feature(

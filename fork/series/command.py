@@ -127,6 +127,7 @@ def check_series(
     *,
     only: Sequence[str] = (),
     with_tests: bool = True,
+    in_the_end: bool | None = None,
     onto: Path | None = None,
     tests_from: Path | None = None,
     author: str | None = None,
@@ -139,6 +140,7 @@ def check_series(
         series: the pull requests.
         only: names of those to check; by default all.
         with_tests: whether to run tests.
+        in_the_end: whether to compare what all features end in with the fork; by default where ``only`` is empty.
         onto: a git checkout of upstream, or a bare repository, to apply them to instead of the release.
         tests_from: a git copy of upstream whose tests of the touched blocks are run, too; by default ``onto``.
         author: ``Name <address>``; by default whom git's settings name.
@@ -165,7 +167,7 @@ def check_series(
         for part, pulls in parts.items():
             width = max(len(part), *(len(pull.name) for pull in pulls), 0)
             fine = table(part, width, (_checked(series, checker, part, pull) for pull in pulls), say) and fine
-        if not only and not onto:
+        if not onto and (not only if in_the_end is None else in_the_end):
             problems = merged_problems(tree, series.parts["features"], who, _merged(series))
             say("in the end: " + ("the fork's monai/, byte for byte" if not problems else "another monai/"))
             for problem in problems:
