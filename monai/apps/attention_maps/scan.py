@@ -110,11 +110,20 @@ class Scan:
         dims = len(self.size)
         inside = all(0 <= place < length for place, length in zip(found, self.size)) and not found[dims:3].any()
         if not inside:
+            ranges = ", ".join(f"{first}..{last}" for first, last in self.covered())
             raise ValueError(
-                f"--query {text} lies outside of what the network sees, {self.size} voxels of the scan: choose another "
-                "voxel, or another --slice, --size or --fit."
+                f"--query {text} lies outside of what the network sees, the voxels {ranges} of the scan: choose one of "
+                "these, or another --slice, --size or --fit."
             )
         return tuple(int(place) for place in found[:dims])
+
+    def covered(self) -> list[tuple[int, int]]:
+        """The first and the last voxel of the file that the image covers, along each axis of the file."""
+        last = [length - 1 for length in self.size]
+        worlds = [np.asarray([*to_world(self.affine, corner), 1.0]) for corner in ([0] * len(last), last)]
+        found = [np.rint(np.linalg.solve(self.file_affine, world)).astype(int) for world in worlds]
+        rows = zip(*(places[: len(self.file_size)] for places in found), self.file_size)
+        return [(max(0, int(min(a, b))), min(n - 1, int(max(a, b)))) for a, b, n in rows]
 
 
 def read_scan(path: Path, dims: int | None, channels: int | None, preparation: Preparation) -> Scan:

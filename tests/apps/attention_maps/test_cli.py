@@ -395,13 +395,15 @@ class TestErrors(CommandCase):
             2, "the scan has 3 axes and the network takes 2: choose a plane with --slice N", *self.arguments()
         )
         self.assert_fails(2, "--slice 8 does not exist: the last axis has 8", *self.arguments("--slice", "8"))
-        pattern = r"--query 1,1,1 lies outside of what the network sees, \(16, 12\) voxels"
+        pattern = r"--query 1,1,1 lies outside of what the network sees, the voxels 0..15, 0..11, 2..2 of the scan"
         self.assert_fails(2, pattern, *self.arguments("--slice", "2"))
         self.ask("--slice", "1")
 
     def test_query_that_is_cut_off(self):
         self.write_scan(self.affine, (20, 12, 8))
-        self.assert_fails(2, "--query 1,1,1 lies outside of what the network sees", *self.arguments("--fit", "crop"))
+        self.assert_fails(
+            2, ".*the network sees, the voxels 2..17, 0..11, 0..7 of the scan: choose", *self.arguments("--fit", "crop")
+        )
 
     def test_networks(self):
         self.config.write_text(json.dumps({"_target_": "monai.networks.nets.BasicUNet", "spatial_dims": 3}))
