@@ -287,6 +287,14 @@ class TestFigure(unittest.TestCase):
         self.assertEqual("".join(letters), "LRPALRISPAIS" * 2)
         self.assertIn("relevance", texts(plot_attention(image, maps, (1, 1, 1), label="relevance")))
 
+    def test_other_names_of_voxels(self):
+        image, maps = captured((13, 2, 5), [(1, 1, 1)], FLIPPED)
+        figure = plot_attention(image, maps, (1, 1, 1), name_voxel=lambda voxel: tuple(place + 100 for place in voxel))
+        found = texts(figure)
+        self.assertIn("image, with the query at voxel (101, 101, 101)", found)
+        self.assertIn("blocks.0.attn: maximum 1 at voxel (114, 102, 105)", found)
+        self.assertIn("axial", found)  # the axes of the other names may be others
+
     def test_texts_without_an_affine(self):
         image, maps = captured((13, 2, 5), [(1, 1, 1)])
         found = texts(plot_attention(image, maps))

@@ -59,7 +59,7 @@ class LayerReport:
         token: that the query is.
         grid: of the tokens it attends to.
         maximum: the largest weight on the grid.
-        voxel: at the center of the token with that weight, of the prepared image.
+        voxel: of the scan's file, at the center of the token with that weight.
         world: its world coordinates in mm; R, A and S are positive.
         on_grid: sum of the weights on the grid; the rest is the class token's.
         entropy: of the weights on the grid in nats, scaled to a sum of one; ln(number of tokens) if all are equal.
@@ -359,7 +359,7 @@ def _layers(
                     token=token_of_query(item, voxel, scan.size),
                     grid=tuple(weights.shape),
                     maximum=float(weights.max()),
-                    voxel=place,
+                    voxel=scan.file_voxel(place),
                     world=[round(value, 3) for value in to_world(scan.affine, place)],
                     on_grid=total,
                     entropy=float(torch.special.entr(share).sum()),
@@ -369,7 +369,7 @@ def _layers(
 
 
 def _save(path: Path, maps: list[AttentionMap], scan: Scan, query: Query, options: argparse.Namespace) -> None:
-    figure = {"label": LABELS[options.method]} if suffix_of(path) == ".png" else {}
+    figure = {"label": LABELS[options.method], "name_voxel": scan.file_voxel} if suffix_of(path) == ".png" else {}
     save_attention(path, maps, scan.image, query, options.heads, options.force, mode=options.mode, **figure)
 
 

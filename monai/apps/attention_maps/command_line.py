@@ -39,8 +39,8 @@ network runs as it always does, with the fused kernel: only the rows of the quer
 EPILOG = f"""\
 {CONFIGS}
 The scan goes into the network in this order: --volume, --orientation, --spacing, --slice, --size, then intensities
-scaled to 0..1 for each channel. Queries are voxels of the file; voxels in the output are those of the prepared image,
-whose affine the NIfTI volume has, so that it lies right over the scan in every viewer.
+scaled to 0..1 for each channel. Voxels are those of the file, in queries, reports and titles. A NIfTI volume has the
+voxels and the affine of what went into the network, so that it lies right over the scan in every viewer.
 
 methods:
   rows       the softmax rows of the query, for each layer

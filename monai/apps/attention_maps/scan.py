@@ -117,13 +117,16 @@ class Scan:
             )
         return tuple(int(place) for place in found[:dims])
 
+    def file_voxel(self, voxel: Sequence[int]) -> tuple[int, ...]:
+        """The voxel of the file that the middle of a voxel of the image lies in, or the nearest one."""
+        world = np.asarray([*to_world(self.affine, voxel), 1.0])
+        found = np.rint(np.linalg.solve(self.file_affine, world)[: len(self.file_size)]).astype(int)
+        return tuple(min(max(int(place), 0), length - 1) for place, length in zip(found, self.file_size))
+
     def covered(self) -> list[tuple[int, int]]:
         """The first and the last voxel of the file that the image covers, along each axis of the file."""
-        last = [length - 1 for length in self.size]
-        worlds = [np.asarray([*to_world(self.affine, corner), 1.0]) for corner in ([0] * len(last), last)]
-        found = [np.rint(np.linalg.solve(self.file_affine, world)).astype(int) for world in worlds]
-        rows = zip(*(places[: len(self.file_size)] for places in found), self.file_size)
-        return [(max(0, int(min(a, b))), min(n - 1, int(max(a, b)))) for a, b, n in rows]
+        corners = [0] * len(self.size), [length - 1 for length in self.size]
+        return [(min(ends), max(ends)) for ends in zip(*map(self.file_voxel, corners))]
 
 
 def read_scan(path: Path, dims: int | None, channels: int | None, preparation: Preparation) -> Scan:

@@ -14,7 +14,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from textwrap import fill
@@ -68,6 +68,7 @@ def plot_attention(
     mode: str = "linear",
     alpha: float = 0.55,
     label: str = "attention weight",
+    name_voxel: Callable[[tuple[int, ...]], tuple[int, ...]] = tuple,
 ) -> Figure:
     """
     Draw what a query attends to over the image, a row for each layer.
@@ -87,6 +88,8 @@ def plot_attention(
         mode: see :func:`upsample_attention`.
         alpha: how opaque the attention is.
         label: of the color bars.
+        name_voxel: from a voxel of the image to the one that titles name, as that of a scan which the image was cut
+            from; by default itself.
 
     Returns:
         a figure that pyplot does not know of: ``figure.savefig("attention.png")``.
@@ -110,9 +113,9 @@ def plot_attention(
     rows = []
     for attention, which in chosen:
         weights = attention_of_query(attention, size, query, which, batch)
-        rows.append(_row(attention, which, weights, size, planes, mark, mode))
+        rows.append(_row(attention, which, weights, size, planes, mark, mode, name_voxel))
     pixels = np.asarray(torch.as_tensor(image)[channel].detach().cpu().float())
-    return _Sheet(pixels, planes, mark, alpha, label).draw(rows)
+    return _Sheet(pixels, planes, mark, alpha, label, name_voxel).draw(rows)
 
 
 @dataclass(frozen=True)
@@ -132,10 +135,11 @@ def _row(
     planes: Sequence[Plane],
     mark: tuple[int, ...] | None,
     mode: str,
+    name_voxel: Callable[[tuple[int, ...]], tuple[int, ...]],
 ) -> _Row:
     maximum = maximum_voxel(attention, weights, size)
     name = attention.name if head is None else f"{attention.name}, head {head}"
-    title = fill(f"{name}: maximum {float(weights.max()):.3g} at voxel {maximum}", LONGEST_LINE)
+    title = fill(f"{name}: maximum {float(weights.max()):.3g} at voxel {name_voxel(maximum)}", LONGEST_LINE)
     voxels = on_voxels(weights, covered_part(attention, size), size, mode).detach().cpu().numpy()
     voxel = mark or maximum
     return _Row(title, voxel, [plane.cut(voxels, voxel).copy() for plane in planes])  # without the rest of the volume
@@ -159,6 +163,7 @@ class _Sheet:
         mark: the voxel with the cross.
         alpha: how opaque the weights are.
         label: of the weights' color bars.
+        name_voxel: from a voxel of the image to the one that titles name.
     """
 
     pixels: np.ndarray
@@ -166,6 +171,7 @@ class _Sheet:
     mark: tuple[int, ...] | None
     alpha: float
     label: str
+    name_voxel: Callable[[tuple[int, ...]], tuple[int, ...]]
 
     def draw(self, rows: Sequence[_Row]) -> Figure:
         figure_class, found = optional_import("matplotlib.figure", name="Figure")
@@ -186,7 +192,7 @@ class _Sheet:
         return out
 
     def _image_row(self, part: Any, panels: Sequence[Any], voxel: Sequence[int]) -> None:
-        part.suptitle(f"image, with the query at voxel {voxel}", fontsize=11)
+        part.suptitle(f"image, with the query at voxel {self.name_voxel(tuple(voxel))}", fontsize=11)
         shown = [self._panel(axes, plane, voxel) for axes, plane in zip(panels, self.planes)]
         part.colorbar(shown[0], ax=list(panels), label="image intensity", pad=0.01)
 
@@ -209,7 +215,9 @@ class _Sheet:
         pixels = plane.cut(self.pixels, voxel)
         shown = axes.imshow(pixels, origin="lower", aspect=aspect, cmap="gray", vmin=low, vmax=high)
         axes.set(xticks=[], yticks=[])
-        axes.set_title(", ".join(filter(None, (title, plane.title(voxel)))), fontsize=10)
+        # where voxels go by other names, the axes of these may be others, too: the title of the row has all of them
+        place = plane.title(voxel) if self.name_voxel is tuple else plane.name
+        axes.set_title(", ".join(filter(None, (title, place))), fontsize=10)
         if not plane.codes:
             axes.set_xlabel(f"axis {plane.across} →")
             axes.set_ylabel(f"← axis {plane.up}")

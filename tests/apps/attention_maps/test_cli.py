@@ -405,6 +405,15 @@ class TestErrors(CommandCase):
             2, ".*the network sees, the voxels 2..17, 0..11, 0..7 of the scan: choose", *self.arguments("--fit", "crop")
         )
 
+    def test_voxels_are_those_of_the_file(self):
+        """Where the network sees the middle of a scan, queries, the report and the titles count from the scan's corner."""
+        self.write_scan(self.affine, (20, 12, 8))
+        with mock.patch("monai.apps.attention_maps.attending.save_attention") as save:
+            found = self.ask("--fit", "crop", query="3,1,1")
+        self.assertEqual(found["layers"][0]["query"], "3,1,1")
+        self.assertEqual(found["layers"][0]["voxel"], [16, 2, 5])  # 14, 2, 5 of what the network sees
+        self.assertEqual(save.call_args.kwargs["name_voxel"]((1, 1, 1)), (3, 1, 1))
+
     def test_networks(self):
         self.config.write_text(json.dumps({"_target_": "monai.networks.nets.BasicUNet", "spatial_dims": 3}))
         self.assert_fails(2, "BasicUNet holds no attention block", *self.arguments())
