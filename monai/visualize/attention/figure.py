@@ -216,8 +216,8 @@ class _Sheet:
         shown = axes.imshow(pixels, origin="lower", aspect=aspect, cmap="gray", vmin=low, vmax=high)
         axes.set(xticks=[], yticks=[])
         # where voxels go by other names, the axes of these may be others, too: the title of the row has all of them
-        place = plane.title(voxel) if self.name_voxel is tuple else plane.name
-        axes.set_title(", ".join(filter(None, (title, place))), fontsize=10)
+        named = plane.title(voxel) if self.name_voxel is tuple else plane.name
+        axes.set_title(", ".join(filter(None, (title, named))), fontsize=10)
         if not plane.codes:
             axes.set_xlabel(f"axis {plane.across} →")
             axes.set_ylabel(f"← axis {plane.up}")

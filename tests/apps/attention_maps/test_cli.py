@@ -406,7 +406,7 @@ class TestErrors(CommandCase):
         )
 
     def test_voxels_are_those_of_the_file(self):
-        """Where the network sees the middle of a scan, queries, the report and the titles count from the scan's corner."""
+        """Where the network sees the middle of a scan, queries, reports and titles count from the scan's corner."""
         self.write_scan(self.affine, (20, 12, 8))
         with mock.patch("monai.apps.attention_maps.attending.save_attention") as save:
             found = self.ask("--fit", "crop", query="3,1,1")
