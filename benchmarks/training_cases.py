@@ -97,9 +97,9 @@ TRAINING = (
     ),
     step(
         "vitautoenc",
-        "ViTAutoEnc, 512 tokens",
+        "ViTAutoEnc, 64 tokens",
         f"{NETS}.vitautoenc.ViTAutoEnc",
-        {**VIT, "img_size": (64, 64, 64), "patch_size": (8, 8, 8), "num_layers": 4},
+        {**VIT, "img_size": (64, 64, 64), "patch_size": (16, 16, 16), "num_layers": 4},
         {"x": Input((1, 1, 64, 64, 64))},
     ),
     step(
@@ -127,10 +127,10 @@ TRAINING = (
     ),
     step(
         "encoder",
-        "DiffusionModelEncoder 16^3",
+        "DiffusionModelEncoder 64^2",
         f"{NETS}.diffusion_model_unet.DiffusionModelEncoder",
-        {**UNET, "num_res_blocks": (1, 1), "num_head_channels": (32, 32)},
-        {"x": Input((1, 1, 16, 16, 16)), "timesteps": TIMESTEPS},
+        {**UNET_2D, "num_res_blocks": (1, 1), "num_head_channels": (32, 32)},
+        {**SLICE, "timesteps": TIMESTEPS},
     ),
     step(
         "controlnet",
