@@ -27,6 +27,7 @@ from tests.differences import energy, max_difference
 __all__ = [
     "ReleaseError",
     "assert_equal_to_release",
+    "assert_initialized_like_the_release",
     "release_run",
 ]
 
@@ -74,6 +75,26 @@ def release_run(
         ReleaseError: if the release raises.
     """
     return _referee().ask("run", **dict(locals(), call_kwargs=call_kwargs or {}))
+
+
+def assert_initialized_like_the_release(
+    net: torch.nn.Module, target: str, kwargs: dict[str, Any], seed: int = 0
+) -> None:
+    """
+    Compare the keys, their order and the initial weights of ``net`` with those of the release's ``target``.
+
+    Args:
+        net: the fork's module, as it was built with that seed.
+        target: dotted name of the release's class.
+        kwargs: arguments of the release's class.
+        seed: of torch.
+    """
+    expected, own = release_run(target, kwargs, seed=seed, call=None), net.state_dict()
+    if list(own) != list(expected):
+        raise AssertionError(f"keys differ: {sorted(own.keys() ^ expected.keys()) or 'in their order'}")
+    differing = [key for key in own if not torch.equal(own[key], expected[key])]
+    if differing:
+        raise AssertionError(f"initial weights differ: {differing}")
 
 
 def assert_equal_to_release(

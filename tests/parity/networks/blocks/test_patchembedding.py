@@ -23,7 +23,7 @@ from parameterized import parameterized
 from monai.networks.blocks import PatchEmbed
 from tests.differences import max_difference
 from tests.networks.blocks.test_patchembedding_contract import SIZES, TEST_CASES, block, image, image_for
-from tests.parity.release import assert_equal_to_release, release_run
+from tests.parity.release import assert_equal_to_release, assert_initialized_like_the_release, release_run
 from tests.scripting import assert_scripts
 
 torch.set_num_threads(1)
@@ -45,11 +45,7 @@ class TestPatchEmbeddingBlock(unittest.TestCase):
 
     @parameterized.expand(TEST_CASES)
     def test_initial_weights(self, _, kwargs):
-        expected = release_run(TARGET, kwargs, seed=0, call=None)
-        own = block(kwargs).state_dict()
-        self.assertEqual(list(own), list(expected))
-        for name in own:
-            self.assertTrue(torch.equal(own[name], expected[name]), name)
+        assert_initialized_like_the_release(block(kwargs), TARGET, kwargs)
 
     @parameterized.expand([("conv",), ("perceptron",)])
     def test_image_laid_out_otherwise(self, proj_type):

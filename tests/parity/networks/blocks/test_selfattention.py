@@ -20,7 +20,7 @@ from parameterized import parameterized
 
 from monai.networks.blocks import SABlock
 from tests.networks.blocks.test_selfattention_contract import HEADS, TEST_CASES, TOKENS, WIDTH, WIDTHS, block, tokens
-from tests.parity.release import assert_equal_to_release
+from tests.parity.release import assert_equal_to_release, assert_initialized_like_the_release
 
 torch.set_num_threads(1)
 
@@ -42,16 +42,11 @@ class TestAgainstRelease(unittest.TestCase):
         assert_equal_to_release(block(save_attn=save_attn), TARGET, kwargs, (tokens(),), attn_mask=mask[:1])
 
     def test_initial_weights(self):
-        from tests.parity.release import release_run
 
         for kwargs in ({}, {"use_combined_linear": False, "qkv_bias": True}):
             kwargs = {"hidden_size": WIDTH, "num_heads": HEADS, **kwargs}
             torch.manual_seed(7)
-            own = SABlock(**kwargs).state_dict()
-            expected = release_run(TARGET, kwargs, seed=7, call=None)
-            self.assertEqual(list(own), list(expected))
-            for name in own:
-                self.assertTrue(torch.equal(own[name], expected[name]), name)
+            assert_initialized_like_the_release(SABlock(**kwargs), TARGET, kwargs, seed=7)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from parameterized import parameterized
 
 from monai.networks.blocks import TransformerBlock
 from tests.networks.blocks.test_transformerblock_contract import SIZES, TEST_CASES, block, tokens
-from tests.parity.release import assert_equal_to_release, release_run
+from tests.parity.release import assert_equal_to_release, assert_initialized_like_the_release
 
 torch.set_num_threads(1)
 
@@ -41,11 +41,7 @@ class TestTransformerBlock(unittest.TestCase):
     def test_initial_weights(self, cross):
         kwargs = {**SIZES, "with_cross_attention": cross}
         torch.manual_seed(5)
-        own = TransformerBlock(**kwargs).state_dict()
-        expected = release_run(TARGET, kwargs, seed=5, call=None)
-        self.assertEqual(list(own), list(expected))
-        for name in own:
-            self.assertTrue(torch.equal(own[name], expected[name]), name)
+        assert_initialized_like_the_release(TransformerBlock(**kwargs), TARGET, kwargs, seed=5)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import torch
 import torch.nn as nn
 
 from tests.networks.nets.diffusion_cases import inputs, randomized
-from tests.parity.release import assert_equal_to_release, release_run
+from tests.parity.release import assert_equal_to_release, assert_initialized_like_the_release, release_run
 
 __all__ = ["assert_built_and_computing_like_the_release"]
 
@@ -31,12 +31,7 @@ def assert_built_and_computing_like_the_release(
     """Compare keys, their order, initial weights, outputs and gradients."""
     torch.manual_seed(0)
     net = cls(**kwargs)
-    expected, own = release_run(target, kwargs, seed=0, call=None), net.state_dict()
-    if list(own) != list(expected):
-        raise AssertionError(f"keys differ: {sorted(own.keys() ^ expected.keys()) or 'in their order'}")
-    differing = [key for key in own if not torch.equal(own[key], expected[key])]
-    if differing:
-        raise AssertionError(f"initial weights differ: {differing}")
+    assert_initialized_like_the_release(net, target, kwargs)
     own, values = randomized(net), {**inputs(kwargs), **call_kwargs}
     strides = _strides(release_run(target, kwargs, (), state=own.state_dict(), call_kwargs=values))
     if _strides(own(**values)) != strides:

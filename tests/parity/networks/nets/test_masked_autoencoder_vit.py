@@ -21,7 +21,7 @@ from parameterized import parameterized
 
 from tests.differences import energy, max_difference
 from tests.networks.nets.test_masked_autoencoder_vit import SIZES, image_for, network, seeded
-from tests.parity.release import release_run
+from tests.parity.release import assert_initialized_like_the_release, release_run
 
 torch.set_num_threads(1)
 
@@ -58,11 +58,7 @@ class TestMaskedAutoEncoderViT(unittest.TestCase):
 
     @parameterized.expand([(case,) for case in TEST_CASES[::5]])
     def test_initial_weights(self, kwargs):
-        expected = release_run(TARGET, kwargs, seed=0, call=None)
-        own = network(**kwargs).state_dict()
-        self.assertEqual(list(own), list(expected))
-        for name in own:
-            self.assertTrue(torch.equal(own[name], expected[name]), name)
+        assert_initialized_like_the_release(network(**kwargs), TARGET, kwargs)
 
 
 if __name__ == "__main__":

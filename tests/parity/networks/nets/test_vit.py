@@ -20,7 +20,7 @@ from parameterized import parameterized
 
 from tests.differences import max_difference
 from tests.networks.nets.test_vit_contract import SIZES, TEST_CASES, image_for, network
-from tests.parity.release import assert_equal_to_release, release_run
+from tests.parity.release import assert_equal_to_release, assert_initialized_like_the_release, release_run
 
 torch.set_num_threads(1)
 
@@ -43,12 +43,7 @@ class TestViT(unittest.TestCase):
 
     @parameterized.expand([(case,) for case in TEST_CASES[::5]])
     def test_initial_weights(self, kwargs):
-        expected = release_run(TARGET, kwargs, seed=0, call=None)
-        net = network(**kwargs)
-        own = net.state_dict()
-        self.assertEqual(list(own), list(expected))
-        for name in own:
-            self.assertTrue(torch.equal(own[name], expected[name]), name)
+        assert_initialized_like_the_release(network(**kwargs), TARGET, kwargs)
 
     @parameterized.expand([(case,) for case in OPTIONS])
     def test_options_equal_the_release(self, kwargs):

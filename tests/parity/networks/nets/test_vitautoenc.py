@@ -21,7 +21,7 @@ from parameterized import parameterized
 
 from tests.differences import max_difference
 from tests.networks.nets.test_vitautoenc_contract import SIZES, image_for, network
-from tests.parity.release import assert_equal_to_release, release_run
+from tests.parity.release import assert_equal_to_release, assert_initialized_like_the_release, release_run
 
 torch.set_num_threads(1)
 
@@ -50,11 +50,7 @@ class TestViTAutoEnc(unittest.TestCase):
 
     @parameterized.expand([(SIZES,), (VOLUME,)])
     def test_initial_weights(self, kwargs):
-        expected = release_run(TARGET, kwargs, seed=0, call=None)
-        own = network(**kwargs).state_dict()
-        self.assertEqual(list(own), list(expected))
-        for name in own:
-            self.assertTrue(torch.equal(own[name], expected[name]), name)
+        assert_initialized_like_the_release(network(**kwargs), TARGET, kwargs)
 
     def test_image_laid_out_otherwise(self):
         """As many patches, but in other places: the image comes back in its own size, as in the release."""
