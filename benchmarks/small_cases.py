@@ -28,6 +28,11 @@ def small(name: str, title: str, target: str, options: dict[str, Any], inputs: d
     return Case(name, title, "small", target, options, inputs, **more)
 
 
+def as_maisi(options: dict[str, Any]) -> dict[str, Any]:
+    """The options of a network by MAISI's names."""
+    return {("num_channels" if name == "channels" else name): value for name, value in options.items()}
+
+
 VIT_SMALL: dict[str, Any] = {
     "in_channels": 1,
     "img_size": 96,
@@ -192,7 +197,7 @@ SMALL = (
         "maisi-unet-small",
         "DiffusionModelUNetMaisi 16^2, attention at 8^2",
         f"{MAISI}.diffusion_model_unet_maisi.DiffusionModelUNetMaisi",
-        {("num_channels" if key == "channels" else key): value for key, value in UNET_SMALL.items()},
+        as_maisi(UNET_SMALL),
         NOISY,
     ),
     small(

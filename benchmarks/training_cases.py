@@ -16,8 +16,8 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.case import Case, Goals, Input
-from benchmarks.small_cases import MAISI, WORDS
-from benchmarks.target_cases import CONTEXT, DECODER, NETS, TIMESTEPS, decoder
+from benchmarks.small_cases import MAISI, WORDS, as_maisi
+from benchmarks.target_cases import CONTEXT, DECODER, NETS, TIMESTEPS, UNET_3D, decoder
 
 __all__ = ["LOADING", "TRAINING"]
 
@@ -38,15 +38,6 @@ VIT: dict[str, Any] = {
     "mlp_dim": 768,
     "num_heads": 6,
 }
-UNET: dict[str, Any] = {
-    "spatial_dims": 3,
-    "in_channels": 1,
-    "out_channels": 1,
-    "num_res_blocks": 1,
-    "channels": (32, 64),
-    "attention_levels": (False, True),
-    "num_head_channels": 32,
-}
 AUTOENCODER: dict[str, Any] = {
     "spatial_dims": 3,
     "num_res_blocks": 1,
@@ -58,11 +49,11 @@ VOLUME = {"x": Input((1, 1, 32, 32, 32))}
 SLICE = {"x": Input((1, 1, 64, 64))}
 SEGMENTED = {"seg": Input((1, 3, 64, 64))}
 NOISY = {"x": Input((1, 1, 16, 16, 16)), "timesteps": TIMESTEPS}
-CONTROL = {key: value for key, value in UNET.items() if key != "out_channels"}
-MAISI_UNET = {("num_channels" if key == "channels" else key): value for key, value in UNET.items()}
-UNET_2D = {**UNET, "spatial_dims": 2}
+CONTROL = {key: value for key, value in UNET_3D.items() if key != "out_channels"}
+MAISI_UNET = as_maisi(UNET_3D)
+UNET_2D = {**UNET_3D, "spatial_dims": 2}
 MAISI_AUTOENCODER: dict[str, Any] = {
-    **{("num_channels" if key == "channels" else key): value for key, value in AUTOENCODER.items()},
+    **as_maisi(AUTOENCODER),
     "in_channels": 1,
     "out_channels": 1,
     "latent_channels": 4,
@@ -117,12 +108,12 @@ TRAINING = (
         decoder(512, with_cross_attention=True),
         {"x": Input((1, 512), below=257), **CONTEXT},
     ),
-    step("unet", "DiffusionModelUNet 16^3", f"{NETS}.diffusion_model_unet.DiffusionModelUNet", UNET, NOISY),
+    step("unet", "DiffusionModelUNet 16^3", f"{NETS}.diffusion_model_unet.DiffusionModelUNet", UNET_3D, NOISY),
     step(
         "unet-conditioned",
         "the same with cross attention",
         f"{NETS}.diffusion_model_unet.DiffusionModelUNet",
-        {**UNET, "with_conditioning": True, "cross_attention_dim": 24},
+        {**UNET_3D, "with_conditioning": True, "cross_attention_dim": 24},
         {**NOISY, **WORDS},
     ),
     step(
@@ -202,7 +193,7 @@ LOADING = (
         "loading",
         f"{NETS}.diffusion_model_unet.DiffusionModelUNet",
         {
-            **UNET,
+            **UNET_3D,
             "num_res_blocks": 2,
             "channels": (64, 128, 192, 256),
             "attention_levels": (False, False, True, True),
