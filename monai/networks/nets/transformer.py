@@ -23,7 +23,7 @@ from monai.networks.blocks.attention.cache import CachedTransformerBlock, why_no
 from monai.networks.blocks.attention.options import projection_argument
 from monai.networks.blocks.transformerblock import TransformerBlock
 from monai.networks.state_dict.hooks import OldCheckpoints
-from monai.networks.state_dict.torch_private import has_hooks
+from monai.networks.state_dict.torch_private import is_watched
 
 __all__ = ["CachedDecoder", "DecoderOnlyTransformer"]
 
@@ -209,7 +209,7 @@ class DecoderOnlyTransformer(OldCheckpoints):
             if type(self.get_submodule(name)) not in kinds:
                 return f"its {name} is {type(self.get_submodule(name)).__name__}, not {kinds[0].__name__}"
         for name, layer in self.named_modules():
-            if not name.startswith("blocks.") and (has_hooks(layer) or "forward" in layer.__dict__):
+            if not name.startswith("blocks.") and is_watched(layer):
                 return f"its {name or 'forward'} has hooks or a replaced forward, which a cached step would not call"
         reasons = (why_not_cached(block) for block in self.blocks)
         return next((reason for reason in reasons if reason is not None), None)

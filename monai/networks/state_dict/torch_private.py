@@ -70,6 +70,7 @@ __all__ = [
     "is_compiled_in_place",
     "is_plain",
     "is_transformed",
+    "is_watched",
     "loads_in_its_own_way",
     "metadata_of",
     "own_module",
@@ -143,6 +144,11 @@ def has_hooks(module: nn.Module) -> bool:
     )
 
 
+def is_watched(module: nn.Module) -> bool:
+    """Whether somebody has hooks on a module, or has replaced its forward: then it has to be called."""
+    return has_hooks(module) or "forward" in module.__dict__
+
+
 def has_pre_hooks(module: nn.Module) -> bool:
     """Whether a module has hooks of its own that run before its forward."""
     return bool(module._forward_pre_hooks)
@@ -153,14 +159,7 @@ def is_plain(module: nn.Module | None, kind: type[nn.Module]) -> bool:
     Tell whether what a module computes may be computed without calling it: it is of that very class, and nobody has
     hooks on it or has replaced its forward.
     """
-    return (
-        type(module) is kind
-        and not module._forward_hooks
-        and not module._forward_pre_hooks
-        and not module._backward_hooks
-        and not module._backward_pre_hooks
-        and "forward" not in module.__dict__
-    )
+    return type(module) is kind and not is_watched(module)
 
 
 def inside_of_compiled(module: nn.Module) -> nn.Module | None:

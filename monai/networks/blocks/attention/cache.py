@@ -26,7 +26,7 @@ from monai.networks.blocks.crossattention import CrossAttentionBlock
 from monai.networks.blocks.mlp import MLPBlock
 from monai.networks.blocks.selfattention import SABlock
 from monai.networks.blocks.transformerblock import TransformerBlock
-from monai.networks.state_dict.torch_private import has_hooks
+from monai.networks.state_dict.torch_private import is_watched
 
 __all__ = ["CachedTransformerBlock", "KeyValueCache", "why_not_cached"]
 
@@ -89,7 +89,7 @@ def _what_is_watched(block: TransformerBlock) -> str | None:
     for name, layer in block.named_modules():
         if name.startswith(("cross_attn.", "norm_cross_attn")):  # these are called
             continue
-        if has_hooks(layer) or "forward" in layer.__dict__:
+        if is_watched(layer):
             return f"its {name or 'forward'} has hooks or a replaced forward, which a cached step would not call"
     return None
 
