@@ -105,8 +105,7 @@ class Scan:
         if len(query) != len(self.file_size) or any(not 0 <= q < n for q, n in zip(query, self.file_size)):
             ranges = ", ".join(f"0..{length - 1}" for length in self.file_size)
             raise ValueError(f"--query {text} lies outside of the scan: its voxels are {ranges}.")
-        world = np.asarray([*to_world(self.file_affine, query), 1.0])
-        found = np.rint(np.linalg.solve(self.affine, world)[: self.affine.shape[1] - 1] + 1e-6).astype(int)
+        found = np.rint(_carried(query, self.file_affine, self.affine) + 1e-6).astype(int)
         dims = len(self.size)
         inside = all(0 <= place < length for place, length in zip(found, self.size)) and not found[dims:3].any()
         if not inside:
@@ -119,14 +118,19 @@ class Scan:
 
     def file_voxel(self, voxel: Sequence[int]) -> tuple[int, ...]:
         """The voxel of the file that the middle of a voxel of the image lies in, or the nearest one."""
-        world = np.asarray([*to_world(self.affine, voxel), 1.0])
-        found = np.rint(np.linalg.solve(self.file_affine, world)[: len(self.file_size)]).astype(int)
+        found = np.rint(_carried(voxel, self.affine, self.file_affine)).astype(int)
         return tuple(min(max(int(place), 0), length - 1) for place, length in zip(found, self.file_size))
 
     def covered(self) -> list[tuple[int, int]]:
         """The first and the last voxel of the file that the image covers, along each axis of the file."""
         corners = [0] * len(self.size), [length - 1 for length in self.size]
         return [(min(ends), max(ends)) for ends in zip(*map(self.file_voxel, corners))]
+
+
+def _carried(voxel: Sequence[int], source: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Where a voxel of an image lies in another one, as fractions of its voxels; both by their affines."""
+    places: np.ndarray = np.linalg.solve(target, np.asarray([*to_world(source, voxel), 1.0]))[:-1]
+    return places
 
 
 def read_scan(path: Path, dims: int | None, channels: int | None, preparation: Preparation) -> Scan:
