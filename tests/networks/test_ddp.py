@@ -14,7 +14,6 @@
 from __future__ import annotations
 
 import tempfile
-import time
 import traceback
 import unittest
 from pathlib import Path
@@ -22,12 +21,12 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 import torch.nn as nn
 from parameterized import parameterized
 from torch.nn.parallel import DistributedDataParallel
 
 from monai.networks.nets import UNETR, DecoderOnlyTransformer, MaskedAutoEncoderViT, ViT
+from tests.processes import run_ranks
 
 VIT = {"in_channels": 1, "hidden_size": 24, "mlp_dim": 32, "num_heads": 4, "spatial_dims": 2}
 TOKENS = {
@@ -48,7 +47,7 @@ ROWS = {
     "decoder_context": (DecoderOnlyTransformer, {**TOKENS, "with_cross_attention": True}),
     "decoder_bare": (DecoderOnlyTransformer, {**TOKENS, "with_cross_attention": True, "use_proj_attn": False}),
 }
-RANKS, STEPS, LIMIT = 2, 3, 120
+RANKS, STEPS = 2, 3
 
 
 def arguments_of(name: str) -> tuple:
@@ -102,13 +101,7 @@ class TestDistributedDataParallel(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
         with tempfile.TemporaryDirectory() as folder:
-            processes = mp.spawn(work, args=(folder,), nprocs=RANKS, join=False)
-            deadline = time.monotonic() + LIMIT
-            while not processes.join(timeout=1):
-                if time.monotonic() > deadline:
-                    for process in processes.processes:
-                        process.kill()
-                    raise TimeoutError(f"the {RANKS} processes did not end within {LIMIT} seconds")
+            run_ranks(work, RANKS, folder)
             cls.results = [torch.load(Path(folder, f"{rank}.pt")) for rank in range(RANKS)]
 
     @parameterized.expand([(name,) for name in ROWS])

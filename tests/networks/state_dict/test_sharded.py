@@ -14,7 +14,6 @@
 from __future__ import annotations
 
 import tempfile
-import time
 import traceback
 import unittest
 import warnings
@@ -23,15 +22,14 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 import torch.nn as nn
 from parameterized import parameterized
 
 from monai.networks import load_checkpoint
 from monai.networks.nets import AutoencoderKL, ViT
 from monai.networks.state_dict.sharded import is_sharded
+from tests.processes import run_ranks
 
-LIMIT = 120
 VIT = {"in_channels": 1, "img_size": 16, "patch_size": 8, "hidden_size": 24, "mlp_dim": 32, "num_layers": 2}
 AUTOENCODER = {"spatial_dims": 2, "channels": (8, 8), "num_res_blocks": 1, "norm_num_groups": 4}
 
@@ -147,13 +145,7 @@ def work(rank: int, ranks: int, folder: str) -> None:
 
 
 def run(ranks: int, folder: str) -> list[dict]:
-    processes = mp.spawn(work, args=(ranks, folder), nprocs=ranks, join=False)
-    deadline = time.monotonic() + LIMIT
-    while not processes.join(timeout=1):
-        if time.monotonic() > deadline:
-            for process in processes.processes:
-                process.kill()
-            raise TimeoutError(f"{ranks} processes did not end within {LIMIT} seconds")
+    run_ranks(work, ranks, ranks, folder)
     return [torch.load(Path(folder, f"{ranks}_{rank}.pt")) for rank in range(ranks)]
 
 

@@ -42,7 +42,6 @@ class TestAgainstRelease(unittest.TestCase):
         assert_equal_to_release(block(save_attn=save_attn), TARGET, kwargs, (tokens(),), attn_mask=mask[:1])
 
     def test_initial_weights(self):
-
         for kwargs in ({}, {"use_combined_linear": False, "qkv_bias": True}):
             kwargs = {"hidden_size": WIDTH, "num_heads": HEADS, **kwargs}
             torch.manual_seed(7)
