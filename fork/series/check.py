@@ -28,6 +28,8 @@ from fork.series.tree import Tree
 __all__ = ["NO", "Checker", "Result", "merged_problems", "table"]
 
 SETTINGS = ("--override-ini=addopts=", "--override-ini=python_functions=no_functions")  # upstream's are all methods
+# Bytecode would outlive the patch that it was made with: Python knows it by a file's size and the second of its change.
+VARIABLES = {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
 YES, NO, UNTRIED = "ok", "FAILS", "-"
 
 
@@ -162,7 +164,7 @@ class Checker:
 
     def _run(self, paths: Sequence[str], problems: list[str]) -> str:
         command = [sys.executable, "-m", "pytest", "-q", "--no-header", "--tb=no", "-p", "no:cacheprovider"]
-        variables = {**os.environ, "PYTHONPATH": _path(self.tree), "OMP_NUM_THREADS": "1"}
+        variables = {**os.environ, **VARIABLES, "PYTHONPATH": _path(self.tree)}
         done = subprocess.run(
             [*command, *SETTINGS, *paths],
             cwd=self.tree.folder,
