@@ -189,7 +189,7 @@ LOADING = (
     ),
     Case(
         "load-unet",
-        "DiffusionModelUNet of 41 million weights loads one",
+        "DiffusionModelUNet of 58 million weights loads one",
         "loading",
         f"{NETS}.diffusion_model_unet.DiffusionModelUNet",
         {
