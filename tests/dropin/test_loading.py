@@ -255,6 +255,15 @@ class TestOwnState(TestCase):
             block.out_proj = nn.Identity()
         self.round_trip(one)
 
+    def test_one_block_under_two_names(self):
+        """As networks are built whose layers share their weights."""
+        net = vit()
+        net.blocks[2] = net.blocks[0]
+        self.round_trip(net)
+        one = unet()
+        one.up_blocks[0].attentions[1] = one.up_blocks[0].attentions[0]
+        self.round_trip(one)
+
     def test_one_block_of_several(self):
         net = vit()
         net.blocks[1].attn.out_proj = nn.Identity()

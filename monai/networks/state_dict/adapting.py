@@ -22,7 +22,7 @@ from monai.networks.state_dict.hooks import OWN_VERSION, CheckpointFacts, Reques
 from monai.networks.state_dict.layouts import recognize_layouts
 from monai.networks.state_dict.load import Load
 from monai.networks.state_dict.refusals import refuse
-from monai.networks.state_dict.torch_private import metadata_of
+from monai.networks.state_dict.torch_private import children_by_key, metadata_of
 
 __all__ = ["adapted_for_copying", "adapted_state_dict"]
 
@@ -119,5 +119,5 @@ def _outermost(module: nn.Module, prefix: str) -> Iterator[tuple[str, SafeLoadin
     if isinstance(module, SafeLoading):
         yield prefix, module
         return
-    for name, child in module.named_children():
+    for name, child in children_by_key(module):
         yield from _outermost(child, f"{prefix}{name}.")

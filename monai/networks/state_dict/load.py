@@ -26,7 +26,7 @@ from monai.networks.state_dict.layouts import ALWAYS, LAYOUTS, Layout, recognize
 from monai.networks.state_dict.projections import Attention, attention_in, drop_unused, identity, notes_on_unused
 from monai.networks.state_dict.refusals import PLAIN, misfit, refuse, remedy_for_unexpected
 from monai.networks.state_dict.rules import MERGED, Misfit, Part, Rule
-from monai.networks.state_dict.torch_private import loads_in_its_own_way, metadata_of, own_tensors
+from monai.networks.state_dict.torch_private import children_by_key, loads_in_its_own_way, metadata_of, own_tensors
 
 __all__ = ["Load", "adapt_load"]
 
@@ -209,7 +209,7 @@ class Load:
             return
         for name, tensor in own_tensors(module):
             self.own[prefix + name] = tensor
-        for name, child in module.named_children():
+        for name, child in children_by_key(module):
             self._collect(child, f"{prefix}{name}.")
 
     def _written(self) -> list[str]:
@@ -220,7 +220,7 @@ class Load:
         waiting: list[tuple[Rule, Part]] = []
         known = {**vars(self.request.facts), "transposed_upsampling": self._known("use_convtranspose")}
         facts = CheckpointFacts(**known)
-        for name, module in self.module.named_modules():
+        for name, module in self.module.named_modules(remove_duplicate=False):
             part = Part(
                 module, f"{self.prefix}{name}." if name else self.prefix, self.state, self.own, facts, self.unused
             )
@@ -304,7 +304,7 @@ class Load:
         return [] if lost else lacking
 
     def _idle_keys(self) -> Iterator[str]:
-        for name, module in self.module.named_modules():
+        for name, module in self.module.named_modules(remove_duplicate=False):
             keys = getattr(module, "idle_keys", None)
             if keys is not None:
                 path = f"{self.prefix}{name}." if name else self.prefix

@@ -109,7 +109,7 @@ def attention_in(module: nn.Module, prefix: str) -> list[Attention]:
     """
     parts: tuple[str, ...] = getattr(module, "projection_groups", ())
     found = []
-    for name, block in module.named_modules():
+    for name, block in module.named_modules(remove_duplicate=False):
         kind = getattr(block, "attention_kind", None)
         if kind is not None:
             part = next((part for part in parts if name.startswith(f"{part}.")), "")
@@ -206,7 +206,7 @@ def _others_were_trained(module: nn.Module, prefix: str, state: Mapping[str, Any
     it has none by the linears of its cross attention.
     """
     norms = 0
-    for name, layer in module.named_modules():
+    for name, layer in module.named_modules(remove_duplicate=False):
         if isinstance(layer, NORMS) and norms < NORMS_ASKED:
             values = {f"{prefix}{name}.weight": 1.0, f"{prefix}{name}.bias": 0.0}
             known = [(state[key], start) for key, start in values.items() if plain(state.get(key))]

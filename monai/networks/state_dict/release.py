@@ -65,7 +65,7 @@ def release_state_dict(net: nn.Module, state_dict: Mapping[str, torch.Tensor]) -
         if block.attention_kind == "self":
             _expect_linears(own, prefix, combined)
     backwards = _rules_backwards()
-    for path, module in net.named_modules():
+    for path, module in net.named_modules(remove_duplicate=False):
         for rule in backwards.get(getattr(module, "layout_role", ""), ()):
             rule.apply(Part(module, f"{path}." if path else "", adapted, own))
     return adapted
@@ -101,10 +101,10 @@ def _options_there(net: nn.Module) -> Iterator[tuple[str, tuple[Any, bool, bool]
     """
     declared = {
         f"{path}.{part}.".lstrip(".") if part else f"{path}.".lstrip("."): options
-        for path, module in net.named_modules()
+        for path, module in net.named_modules(remove_duplicate=False)
         for part, options in getattr(module, "built_by_release", {}).items()
     }
-    for path, block in net.named_modules():
+    for path, block in net.named_modules(remove_duplicate=False):
         if hasattr(block, "attention_kind"):
             prefix = f"{path}." if path else ""
             found = (options for part, options in declared.items() if prefix.startswith(part))
@@ -136,7 +136,7 @@ def _refuse(net: nn.Module) -> None:
         raise ValueError(
             f"MONAI 1.6 cannot run {type(net).__name__} with spatial_dims={dims}: keep this checkpoint for the fork."
         )
-    for path, module in net.named_modules():
+    for path, module in net.named_modules(remove_duplicate=False):
         positions: Any = getattr(module, "rel_positional_embedding", None)
         if hasattr(positions, "release_dims") and len(positions.token_grid() or ()) not in positions.release_dims:
             raise ValueError(

@@ -62,6 +62,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 __all__ = [
     "all_metadata",
+    "children_by_key",
     "dispatch_modes",
     "has_hooks",
     "has_pre_hooks",
@@ -107,6 +108,13 @@ def own_tensors(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     for name, buffer in module._buffers.items():
         if buffer is not None and name not in module._non_persistent_buffers_set:
             yield name, buffer
+
+
+def children_by_key(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Children of a module by the name in their keys: one that has two names is saved, and loaded, under both."""
+    for name, child in module._modules.items():
+        if child is not None:
+            yield name, child
 
 
 def own_module(module: nn.Module, name: str) -> nn.Module | None:

@@ -219,6 +219,8 @@ class TestWeightsThatNothingDependsOn(unittest.TestCase):
         self.assert_loads(
             ViT(1, 16, 8, 24, 32, 2, 4, classification=True, spatial_dims=2), ["patch_embedding.cls_token"]
         )
+        vit.blocks[1] = vit.blocks[0]  # a block that has two names has its keys under both
+        self.assert_loads(vit, ["patch_embedding.cls_token"], norms)
 
     def test_shortcuts_of_unetr(self):
         """Before MONAI 0.9 a residual block saved the convolution of its shortcut where it had none, too."""
