@@ -18,7 +18,8 @@ A module needs this file alone. What is done to a checkpoint, and what is known 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Collection, Mapping, MutableMapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,12 +86,14 @@ class Request:
     careful: bool = False
 
 
-Procedure = Callable[[nn.Module, MutableMapping[str, Any], str, Mapping[str, Any], Request], None]
+Procedure = Callable[[nn.Module, MutableMapping[str, Any], str, Mapping[str, Any], Request], Collection[nn.Module]]
 """
 Adapts a module's part of a checkpoint in place, or raises a RuntimeError. It is given the module, the checkpoint, the
-prefix of the module's keys, what the module that wrote them said of itself, and what the caller of the load says.
+prefix of the module's keys, what the module that wrote them said of itself, and what the caller of the load says. It
+returns the modules inside for which nothing is left to do.
 """
 _procedures: list[Procedure] = []
+_settled: ContextVar[frozenset[int]] = ContextVar("_settled", default=frozenset())  # ids, while a module loads
 
 
 def adapt_loads_by(procedure: Procedure) -> None:
@@ -136,9 +139,11 @@ class SafeLoading(nn.Module):
 
     def _load_as(self, request: Request, state_dict: Mapping[str, Any], strict: bool, assign: bool):
         self.__dict__["_load_request"] = request
+        before = _settled.set(frozenset())
         try:
             return super().load_state_dict(state_dict, strict=strict, assign=assign)
         finally:
+            _settled.reset(before)
             self.__dict__.pop("_load_request", None)
 
 
@@ -185,7 +190,14 @@ def before_load(
     unexpected_keys: list[str],
     error_msgs: list[str],
 ) -> None:
-    """Adapt and judge a module's part of a checkpoint. Nested modules run it, too: what they find is their own then."""
-    request = module.__dict__.get("_load_request") or Request()
+    """
+    Adapt and judge a module's part of a checkpoint. Nested modules run it, too, unless the module whose load it is has
+    settled what concerns them: then torch alone judges, as of any module.
+    """
+    if id(module) in _settled.get():
+        return
+    request = module.__dict__.get("_load_request")
     for procedure in _procedures:
-        procedure(module, state_dict, prefix, local_metadata, request)
+        settled = procedure(module, state_dict, prefix, local_metadata, request or Request())
+        if request is not None:
+            _settled.set(frozenset(map(id, settled)))

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 import torch.nn as nn
 
-from monai.networks.state_dict.hooks import OWN_VERSION, CheckpointFacts, Request, before_load
+from monai.networks.state_dict.hooks import OWN_VERSION, CheckpointFacts, Request, SafeLoading, before_load
 from monai.networks.state_dict.layouts import ALWAYS, LAYOUTS, Layout, recognize_layouts, rivals
 from monai.networks.state_dict.projections import Attention, attention_in, drop_unused, identity, notes_on_unused
 from monai.networks.state_dict.refusals import PLAIN, misfit, refuse, remedy_for_unexpected
@@ -44,7 +44,7 @@ def adapt_load(
     prefix: str,
     local_metadata: Mapping[str, Any],
     request: Request,
-) -> None:
+) -> list[nn.Module]:
     """
     Adapt what a module is about to load, or refuse it: what :mod:`monai.networks.state_dict.hooks` calls.
 
@@ -55,6 +55,9 @@ def adapt_load(
         local_metadata: what the module that wrote these keys said of itself.
         request: what the caller of the load says.
 
+    Returns:
+        the modules inside that need not be asked again, as their keys are their own and fit.
+
     Raises:
         RuntimeError: if the checkpoint does not fit; it is then as it was.
     """
@@ -62,7 +65,7 @@ def adapt_load(
     def metadata(path: str) -> Mapping[str, Any]:
         return local_metadata if path == prefix[:-1] else metadata_of(state_dict, path)
 
-    Load(module, state_dict, prefix, metadata, request).run()
+    return Load(module, state_dict, prefix, metadata, request).run()
 
 
 @dataclass
@@ -85,6 +88,7 @@ class Load:
     request: Request
     own: dict[str, Any] = field(default_factory=dict)
     opaque: list[str] = field(default_factory=list)
+    nested: list[nn.Module] = field(default_factory=list)
     layouts: list[Layout] = field(default_factory=list)
     unused: list[str] = field(default_factory=list)
     notes: dict[str, list[str]] = field(default_factory=dict)
@@ -92,9 +96,12 @@ class Load:
     def __post_init__(self) -> None:
         self._collect(self.module, self.prefix)
 
-    def run(self) -> None:
+    def run(self) -> list[nn.Module]:
         """
         Adapt what has to be, and refuse what cannot be loaded.
+
+        Returns:
+            the modules inside that need not be asked again; none where somebody else may change keys on their way.
 
         Raises:
             RuntimeError: if it cannot; the checkpoint is then as it was.
@@ -102,7 +109,7 @@ class Load:
         foreign = self.foreign()
         if not foreign and self.own.keys() <= self.state.keys() and not self.request.careful:
             refuse(self.module, self.misfits())
-            return
+            return [] if self.opaque else self.nested
         written = dict(self.state)
         try:
             self.adapt()
@@ -117,6 +124,7 @@ class Load:
         if not self.request.strict:
             self._give_names_back(written, foreign)
         self.warn()
+        return []
 
     def foreign(self) -> list[str]:
         """Keys of the checkpoint that are not the module's own, nor of a layer that loads in its own way."""
@@ -207,6 +215,8 @@ class Load:
             if any(True for _ in module.state_dict()):
                 self.opaque.append(prefix)
             return
+        if isinstance(module, SafeLoading) and not module.state_dict_facts():
+            self.nested.append(module)
         for name, tensor in own_tensors(module):
             self.own[prefix + name] = tensor
         for name, child in children_by_key(module):

@@ -19,6 +19,7 @@ import unittest
 import torch
 import torch.nn as nn
 
+from monai.networks.nets import ViT
 from monai.networks.state_dict import hooks
 from monai.networks.state_dict.load import adapt_load
 
@@ -51,7 +52,7 @@ class TestHooks(unittest.TestCase):
         self.assertEqual(hooks._procedures, [adapt_load])
         self.addCleanup(hooks.adapt_loads_by, adapt_load)
         seen = []
-        hooks.adapt_loads_by(lambda module, state, prefix, metadata, request: seen.append((prefix, request.strict)))
+        hooks.adapt_loads_by(lambda module, state, prefix, _, request: seen.append((prefix, request.strict)) or ())
 
         class Layer(hooks.SafeLoading):
             def __init__(self):
@@ -62,6 +63,44 @@ class TestHooks(unittest.TestCase):
         layer.load_state_dict({"weight": torch.zeros(1)}, strict=False)
         nn.Sequential(layer).load_state_dict({"0.weight": torch.zeros(1)})
         self.assertEqual(seen, [("", False), ("0.", None)])
+
+    def judged(self, net: nn.Module, state: dict) -> list[str]:
+        """Prefixes of the modules whose part of a load was judged."""
+        seen = []
+
+        def procedure(module, state, prefix, *others):
+            seen.append(prefix)
+            return adapt_load(module, state, prefix, *others)
+
+        hooks.adapt_loads_by(procedure)
+        net.load_state_dict(state)
+        return seen
+
+    def test_what_is_settled_is_not_judged_again(self):
+        """Keys of its own a network judges once for all modules inside of it, until somebody else changes keys, too."""
+        self.addCleanup(hooks.adapt_loads_by, adapt_load)
+        net = ViT(1, 16, 8, 24, 32, 1, 4, spatial_dims=2)
+        state = net.state_dict()
+        everything = ["", "blocks.0.", "blocks.0.attn."]
+        self.assertEqual(self.judged(net, state), [""])
+        self.assertEqual(self.judged(net, {"patch_embedding.cls_token": torch.ones(1), **state}), everything)
+        self.assertEqual(self.judged(net, state), [""])
+        net.blocks[0].mlp.register_load_state_dict_pre_hook(lambda *args: None)
+        self.assertEqual(self.judged(net, state), everything)
+
+    def test_a_load_within_a_load(self):
+        """The inner one settles nothing for the outer."""
+        self.addCleanup(hooks.adapt_loads_by, adapt_load)
+        outer, inner = (ViT(1, 16, 8, 24, 32, 1, 4, spatial_dims=2) for _ in range(2))
+        short = {key: value for key, value in inner.state_dict().items() if "qkv" not in key}
+        outer.patch_embedding.register_load_state_dict_post_hook(lambda *args: inner.load_state_dict(short))
+        with self.assertRaisesRegex(RuntimeError, "blocks.0.attn.qkv.weight"):
+            outer.load_state_dict(outer.state_dict())
+        outer.patch_embedding._load_state_dict_post_hooks.clear()
+        self.assertEqual(self.judged(outer, outer.state_dict()), [""])
+        with self.assertRaisesRegex(RuntimeError, "size mismatch for 0.blocks.0.attn.qkv.weight"):
+            wrong = {f"0.{key}": torch.ones(2) if "qkv" in key else value for key, value in outer.state_dict().items()}
+            nn.Sequential(outer).load_state_dict(wrong)
 
 
 if __name__ == "__main__":
