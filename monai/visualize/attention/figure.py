@@ -68,7 +68,7 @@ def plot_attention(
     mode: str = "linear",
     alpha: float = 0.55,
     label: str = "attention weight",
-    name_voxel: Callable[[tuple[int, ...]], tuple[int, ...]] = tuple,
+    name_voxel: Callable[[tuple[int, ...]], tuple[int, ...]] | None = None,
 ) -> Figure:
     """
     Draw what a query attends to over the image, a row for each layer.
@@ -135,11 +135,12 @@ def _row(
     planes: Sequence[Plane],
     mark: tuple[int, ...] | None,
     mode: str,
-    name_voxel: Callable[[tuple[int, ...]], tuple[int, ...]],
+    name_voxel: Callable[[tuple[int, ...]], tuple[int, ...]] | None,
 ) -> _Row:
     maximum = maximum_voxel(attention, weights, size)
     name = attention.name if head is None else f"{attention.name}, head {head}"
-    title = fill(f"{name}: maximum {float(weights.max()):.3g} at voxel {name_voxel(maximum)}", LONGEST_LINE)
+    named = name_voxel(maximum) if name_voxel else maximum
+    title = fill(f"{name}: maximum {float(weights.max()):.3g} at voxel {named}", LONGEST_LINE)
     voxels = on_voxels(weights, covered_part(attention, size), size, mode).detach().cpu().numpy()
     voxel = mark or maximum
     return _Row(title, voxel, [plane.cut(voxels, voxel).copy() for plane in planes])  # without the rest of the volume
@@ -171,7 +172,7 @@ class _Sheet:
     mark: tuple[int, ...] | None
     alpha: float
     label: str
-    name_voxel: Callable[[tuple[int, ...]], tuple[int, ...]]
+    name_voxel: Callable[[tuple[int, ...]], tuple[int, ...]] | None
 
     def draw(self, rows: Sequence[_Row]) -> Figure:
         figure_class, found = optional_import("matplotlib.figure", name="Figure")
@@ -192,7 +193,8 @@ class _Sheet:
         return out
 
     def _image_row(self, part: Any, panels: Sequence[Any], voxel: Sequence[int]) -> None:
-        part.suptitle(f"image, with the query at voxel {self.name_voxel(tuple(voxel))}", fontsize=11)
+        named = self.name_voxel(tuple(voxel)) if self.name_voxel else tuple(voxel)
+        part.suptitle(f"image, with the query at voxel {named}", fontsize=11)
         shown = [self._panel(axes, plane, voxel) for axes, plane in zip(panels, self.planes)]
         part.colorbar(shown[0], ax=list(panels), label="image intensity", pad=0.01)
 
@@ -216,7 +218,7 @@ class _Sheet:
         shown = axes.imshow(pixels, origin="lower", aspect=aspect, cmap="gray", vmin=low, vmax=high)
         axes.set(xticks=[], yticks=[])
         # where voxels go by other names, the axes of these may be others, too: the title of the row has all of them
-        named = plane.title(voxel) if self.name_voxel is tuple else plane.name
+        named = plane.title(voxel) if self.name_voxel is None else plane.name
         axes.set_title(", ".join(filter(None, (title, named))), fontsize=10)
         if not plane.codes:
             axes.set_xlabel(f"axis {plane.across} →")
