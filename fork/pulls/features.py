@@ -508,8 +508,9 @@ FEATURES: tuple[Feature, ...] = (
         paths=(
             "monai/networks/checkpoints/__main__.py",
             "monai/apps/checkpoints/*",
+            "monai/apps/commands.py",
         ),
-        tests=("tests/apps/checkpoints/*",),
+        tests=("tests/apps/checkpoints/*", "tests/apps/test_commands.py"),
     ),
     Feature(
         name="hostile-files",

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 import torch.nn as nn
 
-from monai.apps.checkpoints.cli import facts_of
+from monai.apps.checkpoints.command_line import facts_of
 from monai.apps.checkpoints.network_config import NetworkConfig, read_network_config
 from monai.apps.checkpoints.sample_inputs import MAKERS, read_inputs, sample_calls
 from monai.networks.checkpoints import load_checkpoint

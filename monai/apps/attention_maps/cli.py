@@ -14,22 +14,22 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from math import log, prod
 from pathlib import Path
 from typing import Any
 
-from monai.apps.checkpoints.cli import BAD_INPUT, INTERRUPTED, OK, code_of, fail, message_of, print_object, texts_of
-from monai.apps.checkpoints.reports import as_json, table
+from monai.apps.commands import OK, Command, Result, as_json, run_command, table
 from monai.utils.module import optional_import
 from monai.utils.whole_files import check_place, replacing
 
 from .attending import Report, Step, attend
-from .command_line import UsageError, in_flags, make_parser
+from .command_line import in_flags, make_parser
 
 __all__ = ["main"]
 
@@ -47,43 +47,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         the exit code, see ``--help``.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    as_object = _json_to_stdout(arguments)
-    try:
-        options = make_parser().parse_args(arguments)
-    except SystemExit:  # help was asked for
-        return OK
-    except UsageError as error:
-        return fail(str(error), BAD_INPUT, as_object)
+    return run_command(Command(make_parser, _run, in_flags), arguments, _json_to_stdout(arguments))
+
+
+def _run(options: argparse.Namespace, told: Callable[[], list[str]]) -> Result:
     file = None if options.json in (None, STDOUT) else Path(options.json)
-    caught: list[warnings.WarningMessage] = []
-    try:
-        with warnings.catch_warnings(record=True) as caught, redirect_stdout(sys.stderr):
-            warnings.simplefilter("ignore")
-            warnings.simplefilter("always", UserWarning)
-            if file is not None:
-                check_place(file, options.force)
-            with _steps(options.progress) as step:
-                report = attend(options, step)
-            result = {"exit_code": OK, "warnings": texts_of(caught), **as_json(report)}
-            if file is not None:
-                _write_object(file, result, options.force)
-    except KeyboardInterrupt:
-        return fail("interrupted.", INTERRUPTED, as_object)
-    except ImportError as error:
-        return fail(str(error), BAD_INPUT, as_object, caught)
-    except Exception as error:
-        return fail(in_flags(message_of(error)), code_of(error), as_object, caught)
-    if as_object:
-        print_object(result)
-        return OK
-    for text in result["warnings"]:
-        print(f"warning: {text}", file=sys.stderr)
-    print(_as_text(report))
-    return OK
+    if file is not None:
+        check_place(file, options.force)
+    with _steps(options.progress) as step:
+        report = attend(options, step)
+    values = as_json(report)
+    if file is not None:
+        _write_object(file, {"exit_code": OK, "warnings": told(), **values}, options.force)
+    return Result(values, partial(_as_text, report))
 
 
 def _json_to_stdout(arguments: Sequence[str]) -> bool:
-    """Whether the command line asks for an object on stdout, texts_of before it is known to be right."""
+    """Whether the command line asks for an object on stdout, told before it is known to be right."""
     followers = [*arguments[1:], "-"]
     return any(word == "--json" and after.startswith("-") for word, after in zip(arguments, followers))
 

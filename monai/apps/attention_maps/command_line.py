@@ -17,14 +17,15 @@ from __future__ import annotations
 import argparse
 import re
 
-from monai.apps.checkpoints.command_line import CONFIGS, Parser, UsageError, add_network
+from monai.apps.checkpoints.command_line import CONFIGS, add_network
 from monai.apps.checkpoints.command_line import in_flags as in_checkpoint_flags
+from monai.apps.commands import Parser
 from monai.visualize.attention.on_image import MODES
 from monai.visualize.attention.saving import SUFFIXES
 
 from .scan import FITS
 
-__all__ = ["CLASS", "PROGRAM", "UsageError", "in_flags", "make_parser"]
+__all__ = ["CLASS", "PROGRAM", "in_flags", "make_parser"]
 
 PROGRAM = "python -m monai.visualize.attention"
 CLASS = "class"
@@ -62,7 +63,7 @@ exit codes:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Make the parser of the command line. It raises :class:`UsageError` where argparse would end the process."""
+    """Make the parser of the command line."""
     parser = Parser(
         prog=PROGRAM,
         usage=f"{PROGRAM} --config NET_CONFIG --ckpt FILE --image SCAN --query X,Y,Z -o OUT [options]",

@@ -16,11 +16,14 @@ from __future__ import annotations
 
 import argparse
 import re
-from typing import Any, NoReturn
+from typing import Any
+
+from monai.apps.commands import Parser
+from monai.networks.state_dict.hooks import CheckpointFacts
 
 from .conversion import LAYOUTS
 
-__all__ = ["CONFIGS", "Parser", "UsageError", "add_network", "in_flags", "make_parser"]
+__all__ = ["CONFIGS", "add_network", "facts_of", "in_flags", "make_parser"]
 
 PROGRAM = "python -m monai.networks.checkpoints"
 
@@ -70,24 +73,11 @@ examples:
 ANSWERS = {"True": "yes", "False": "no"}
 
 
-class UsageError(Exception):
-    """The command line is not as it should be."""
-
-
-class Parser(argparse.ArgumentParser):
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **kwargs)
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}. See {self.prog} --help.")
-
-
 def make_parser() -> argparse.ArgumentParser:
     """
     Make the parser of the command line.
 
-    Its ``command`` is "inspect", "convert" or "verify". It raises :class:`UsageError` where argparse would end the
-    process, except for ``--help``.
+    Its ``command`` is "inspect", "convert" or "verify".
     """
     epilog = f"{PROGRAM} COMMAND --help shows examples.\n\n{EXIT_CODES}"
     parser = Parser(prog=PROGRAM, description=DESCRIPTION, epilog=epilog)
@@ -98,6 +88,16 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def facts_of(options: argparse.Namespace) -> CheckpointFacts:
+    """What the options of a command tell about a checkpoint."""
+    answers = {"yes": True, "no": False, None: None}
+    return CheckpointFacts(
+        cross_attention_scaled=answers[options.cross_attention_scaled],
+        transposed_upsampling=answers[options.transposed_upsampling],
+        projection_used=answers[options.projection_used],
+    )
+
+
 def in_flags(text: str) -> str:
     """A message of the library, with the flags of the command line in place of arguments in Python."""
     text = re.sub(
@@ -106,7 +106,11 @@ def in_flags(text: str) -> str:
         text,
     )
     text = re.sub(r"CheckpointFacts\.(\w+)", lambda match: _flag(match[1]), text)
-    return text.replace("and with True if", "and yes if").replace("with name=", "with --name")
+    return (
+        text.replace("and with True if", "and yes if")
+        .replace("with name=", "with --name")
+        .replace("overwrite=True", "--force")
+    )
 
 
 def _flag(name: str) -> str:

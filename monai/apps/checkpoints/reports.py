@@ -10,16 +10,15 @@
 # limitations under the License.
 
 
-"""What the commands print: as text for a terminal, and as JSON."""
+"""What the commands print on a terminal."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
-from dataclasses import is_dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from monai.apps.commands import table
 from monai.networks.checkpoints.untrusted import printable
 from monai.networks.state_dict.layouts import Layout
 
@@ -28,7 +27,7 @@ from .conversion import Conversion
 from .inspection import PROJECTION_STATES, AttentionReport, FileReport, NetworkReport
 from .verification import Comparison, OutputReport, Verification
 
-__all__ = ["as_json", "as_text", "table"]
+__all__ = ["as_text"]
 
 LABEL = 14  # width of the column of labels
 KEYS_SHOWN = 5
@@ -36,44 +35,11 @@ UNKNOWN = "unknown: no key tells"
 LAYOUT_NAMES = {"fork": "this package's layout", "monai-1.6": "MONAI 1.6's layout"}
 
 
-def as_json(report: Any) -> Any:
-    """A report as what ``json.dumps`` takes; numbers that are not finite become null."""
-    if is_dataclass(report) and not isinstance(report, type):
-        extra = {"agrees": report.agrees} if isinstance(report, Comparison) else {}
-        plain = {name: getattr(report, name) for name in report.__dataclass_fields__}
-        return as_json({**plain, **extra})
-    if isinstance(report, dict):
-        return {str(key): as_json(value) for key, value in report.items()}
-    if isinstance(report, (list, tuple)):
-        return [as_json(value) for value in report]
-    if isinstance(report, float) and not math.isfinite(report):
-        return None
-    return report if report is None or isinstance(report, (bool, int, float, str)) else str(report)
-
-
 def as_text(report: FileReport | Conversion | Verification) -> str:
     """A report for a terminal."""
     if isinstance(report, FileReport):
         return _inspected(report)
     return _converted(report) if isinstance(report, Conversion) else _verified(report)
-
-
-def table(rows: Sequence[Sequence[Any]], right: Iterable[int] = ()) -> list[str]:
-    """
-    Lines of a table.
-
-    Args:
-        rows: cells, the head first.
-        right: columns whose cells end at the same place.
-    """
-    texts = [[printable(str(cell)) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*texts)]
-    ends = set(right)
-    lines = []
-    for row in texts:
-        cells = [cell.rjust(w) if i in ends else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths))]
-        lines.append("  ".join(cells).rstrip())
-    return [lines[0], "-" * max(map(len, lines)), *lines[1:]]
 
 
 def _line(label: str, text: str) -> str:

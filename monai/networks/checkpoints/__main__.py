@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 if __name__ == "__main__":
-    from monai.apps.checkpoints.cli import main, run_as_process
+    from monai.apps.checkpoints.cli import main
+    from monai.apps.commands import run_as_process
 
     run_as_process(main)

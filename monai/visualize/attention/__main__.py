@@ -15,6 +15,6 @@ from __future__ import annotations
 
 if __name__ == "__main__":
     from monai.apps.attention_maps.cli import main
-    from monai.apps.checkpoints.cli import run_as_process
+    from monai.apps.commands import run_as_process
 
     run_as_process(main)
