@@ -37,7 +37,7 @@ def check_place(path: Path, overwrite: bool = False) -> None:
     if path.exists() and not path.is_file():
         raise OSError(f"'{path}' is no ordinary file, which another one could take the place of.")
     if path.exists() and not overwrite:
-        raise FileExistsError(f"'{path}' exists: name another file, or pass --force to replace it.")
+        raise FileExistsError(f"'{path}' exists: name another file, or pass overwrite=True to replace it.")
     folder = Path(os.path.realpath(path)).parent
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder '{folder}': make it first.")
@@ -88,7 +88,7 @@ def _take_place(partial: Path, path: Path, overwrite: bool) -> None:
     except FileExistsError:
         raise FileExistsError(
             f"'{path}' exists: another process wrote it meanwhile, and nothing was kept of this one. Name another "
-            "file, or pass --force to replace it."
+            "file, or pass overwrite=True to replace it."
         ) from None
 
 

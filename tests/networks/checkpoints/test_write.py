@@ -30,7 +30,7 @@ from unittest import mock
 import torch
 from parameterized import parameterized
 
-from monai.apps.checkpoints.cli import run_as_process
+from monai.apps.commands import run_as_process
 from monai.networks.checkpoints import read_checkpoint
 from monai.networks.checkpoints.write import check_target, replacing, standalone, write_checkpoint
 
@@ -183,7 +183,7 @@ class TestTwoAtOnce(FolderCase):
     def test_one_of_them_fails(self):
         path = self.folder / "new.pt"
         with (
-            self.assertRaisesRegex(FileExistsError, r"another process wrote it meanwhile.*--force"),
+            self.assertRaisesRegex(FileExistsError, r"another process wrote it meanwhile.*overwrite=True"),
             replacing(path) as a,
         ):
             a.write_text("late")
@@ -309,7 +309,7 @@ class TestTarget(FolderCase):
         path = self.folder / "new.pt"
         check_target(path)
         path.touch()
-        with self.assertRaisesRegex(FileExistsError, "--force"):
+        with self.assertRaisesRegex(FileExistsError, "overwrite=True"):
             check_target(path)
         check_target(path, overwrite=True)
 
