@@ -265,9 +265,13 @@ class TestSignals(FolderCase):
     def test_at_any_time_and_several_at_once(self, name):
         draw = random.Random(0)
         codes = set()
+        start = time.monotonic()
+        self.assertEqual(code_of(fork(lambda: self.command(name, 0.0002))), 0)
+        (self.folder / name).unlink()
+        whole = time.monotonic() - start
         for _ in range(40):
             child = fork(lambda: self.command(name, 0.0002))
-            time.sleep(draw.uniform(0, 0.1))
+            time.sleep(draw.uniform(0, whole))
             for _ in range(draw.randrange(1, 4)):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(child, signal.SIGTERM)
