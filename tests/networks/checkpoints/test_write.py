@@ -253,6 +253,7 @@ class TestSignals(FolderCase):
 
     @parameterized.expand([(name, number, code) for (name,) in FORMATS for number, code in CODES])
     def test_nothing_is_left(self, name, number, code):
+        self.addCleanup(signal.signal, signal.SIGHUP, signal.signal(signal.SIGHUP, signal.SIG_DFL))  # without nohup's
         child = fork(lambda: self.command(name, 0.05))
         while not self.names():  # the part of a file
             time.sleep(0.01)
