@@ -302,11 +302,12 @@ check_headers() {
 
 types() { need_package && module mypy; }
 
+# xdist would hand out files with few tests last, which are the long ones: then one worker waits for the other.
 tests() { # ARGUMENTS...: pytest, one thread and one file per worker
   need_package
   local parallel=()
   if [[ -n $dryrun ]] || "$python" -c 'import xdist' 2>/dev/null; then
-    parallel=(-n "${MONAI_TEST_JOBS:-2}" --dist loadfile)
+    parallel=(-n "${MONAI_TEST_JOBS:-2}" --dist loadfile --no-loadscope-reorder)
   fi
   module pytest tests --durations=15 ${parallel[@]+"${parallel[@]}"} "$@"
 }

@@ -138,8 +138,8 @@ class TestMaisiUsage(unittest.TestCase):
         optimizer.step()
         self.assertTrue(any((a != b).any() for a, b in zip(before, net.parameters())))
 
-    def assert_image(self, image: torch.Tensor) -> None:
-        self.assertEqual(tuple(image.shape), (1, *IMAGE[1:]))
+    def assert_image(self, image: torch.Tensor, size: tuple[int, ...] = IMAGE[2:]) -> None:
+        self.assertEqual(tuple(image.shape), (1, 1, *size))
         self.assertTrue(image.isfinite().all())
         self.assertGreater(float(image.float().std()), 0)
 
@@ -212,8 +212,9 @@ class TestMaisiUsage(unittest.TestCase):
                 )
                 further = (next_step,) if bundle == "rflow" else ()
                 latent, _ = scheduler.step(found, step, latent, *further)
-            image = self.autoencoder.decode_stage_2_outputs(latent / SCALE)
-        self.assert_image(image)
+            corner = latent[:, :, :4, :4, :4]  # bfloat16 is slow on most CPUs
+            image = self.autoencoder.decode_stage_2_outputs(corner / SCALE)
+        self.assert_image(image, (16, 16, 16))
 
     def test_residuals_stay_as_they_are(self):
         unet = DiffusionModelUNetMaisi(**DDPM_UNET).eval()
