@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import kernels, picture
+from benchmarks import kernels, operations, picture
 from benchmarks import table as tables
 from benchmarks.case import Setting
 from benchmarks.cases import BY_DEFAULT, CASES, GROWTHS, choose
@@ -33,10 +33,11 @@ from benchmarks.measure import CLOCKS
 from benchmarks.processes import BenchmarkError, Processes
 from benchmarks.result import Result, grown
 from benchmarks.run import Effort, measure
+from benchmarks.training_cases import TRAINING
 from fork.referee import RefereeError
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
-KERNELS = "kernels"
+KERNELS, OPERATIONS = "kernels", "operations"
 QUICK = Effort(rounds=3, turn=0.1, budget=10.0)
 
 
@@ -44,7 +45,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument(
-        "names", nargs="*", metavar="NAME", help=f"cases or groups, or '{KERNELS}' (default: {', '.join(BY_DEFAULT)})"
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help=f"cases or groups (default: {', '.join(BY_DEFAULT)}), or '{KERNELS}', or '{OPERATIONS}' of training steps",
     )
     parser.add_argument("--device", default="cpu", help="device to run on (%(default)s)")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="floating point type (%(default)s)")
@@ -69,6 +73,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(listing())
         elif args.names == [KERNELS]:
             run_kernels(args)
+        elif args.names == [OPERATIONS]:
+            with Processes() as processes:
+                print(operations.operations_table(operations.measure_operations(TRAINING, processes)))
         else:
             return int(run(args))
     except (BenchmarkError, RefereeError, OSError, ValueError) as error:

@@ -24,6 +24,7 @@ import torch
 import monai
 from benchmarks.case import Case, Setting
 from benchmarks.measure import LONG, MeasureError, flat, peak_bytes, seconds
+from benchmarks.operations import count_operations
 from benchmarks.work import make
 
 __all__ = ["Worker"]
@@ -74,6 +75,10 @@ class Worker:
         """The number of bytes that the work of a case tells itself."""
         out: int = make(case, variant, setting)()
         return out
+
+    def operations(self, case: Case, variant: str, setting: Setting) -> tuple[int, int]:
+        """How many operations the work of a case asks torch for, and how many numbers they write."""
+        return count_operations(make(case, variant, setting))
 
     def peak(self, case: Case, variant: str, setting: Setting) -> int:
         """

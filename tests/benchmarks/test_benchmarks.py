@@ -28,10 +28,11 @@ from pathlib import Path
 from unittest.mock import Mock, patch
 
 import matplotlib.image
+import pytest
 import torch
 from parameterized import parameterized
 
-from benchmarks import kernels, picture, table
+from benchmarks import kernels, operations, picture, table
 from benchmarks.__main__ import main
 from benchmarks.case import Case, Goals, Growth, Input, Setting
 from benchmarks.cases import CASES, GROWTHS, choose
@@ -328,6 +329,20 @@ class TestCommandLine(unittest.TestCase):
         self.assertTrue(lines[2].startswith("| 16 | float32 | **1.0** / "))
 
 
+class TestOperations(unittest.TestCase):
+    """Counted, not timed."""
+
+    def test_count(self):
+        weight = torch.ones(3, 4, requires_grad=True)
+        calls, numbers = operations.count_operations(lambda: (torch.ones(2, 3) @ weight.t().t()).sum())
+        self.assertEqual((calls, numbers), (3, 6 + 8 + 1))  # ones, the product, the sum; a transposition writes nothing
+
+    def test_table(self):
+        row = operations.OperationsRow(TINY, (1200, 3), (2_000_000, 4_400_000))
+        last = operations.operations_table([row]).splitlines()[-1]
+        self.assertEqual(last, f"| {TINY.title} | 1,200 | 3 | 2.0 M | 4.4 M |")
+
+
 class TestProcesses(unittest.TestCase):
     """The fork and the release, for real."""
 
@@ -335,6 +350,22 @@ class TestProcesses(unittest.TestCase):
     def setUpClass(cls):
         cls.processes = Processes()
         cls.addClassCleanup(cls.processes.close)
+
+    def assert_no_more(self, name):
+        """What a training step asks torch for."""
+        row = next(operations.measure_operations([CASES[name]], self.processes))
+        for ours, theirs in (row.calls, row.numbers):
+            self.assertGreater(ours, 0)
+            self.assertLessEqual(ours, theirs)
+
+    @parameterized.expand([("step-vitautoenc",), ("step-vqvae",)])
+    def test_no_more_than_in_the_release(self, name):
+        self.assert_no_more(name)
+
+    @parameterized.expand([(case.name,) for case in TRAINING if case.name not in ("step-vitautoenc", "step-vqvae")])
+    @pytest.mark.grid
+    def test_no_more_in_other_networks(self, name):
+        self.assert_no_more(name)
 
     def test_release_is_the_release(self):
         release, fork = (Path(self.processes.ask(which, "where")[0]).resolve() for which in ("release", "fork"))
