@@ -65,7 +65,7 @@ class _Counter(TorchDispatchMode):
 
 
 def count_operations(call: Callable[[], Any]) -> tuple[int, int]:
-    """How many operations a call asks torch for, those of its backward pass with them, and how many numbers they write."""
+    """How many operations a call, with its backward pass, asks torch for, and how many numbers they write."""
     call()  # what is made once and kept
     with _Counter() as counter:
         call()
