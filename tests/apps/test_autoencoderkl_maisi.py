@@ -25,9 +25,9 @@ from monai.apps.generation.maisi.networks.autoencoderkl_maisi import (
     MaisiGroupNorm3D,
 )
 from monai.data import MetaTensor
-from monai.networks import CheckpointFacts
 from monai.networks.blocks.selfattention import SABlock
 from monai.networks.nets import AutoencoderKL
+from monai.networks.state_dict import CheckpointFacts
 from tests.differences import max_difference
 from tests.scripting import assert_scripts
 

@@ -37,7 +37,8 @@ from monai.networks.nets import (
     ViTAutoEnc,
 )
 from monai.networks.nets.diffusion_model_unet import DiffusionModelEncoder
-from monai.visualize import AttentionMap, capture_attention
+from monai.visualize.attention.capture import capture_attention
+from monai.visualize.attention.maps import AttentionMap
 from tests.networks.nets.diffusion_cases import BASE, CONDITIONED, inputs, normal, randomized
 
 PATCHES = {"in_channels": 1, "hidden_size": 24, "mlp_dim": 32, "num_heads": 4}

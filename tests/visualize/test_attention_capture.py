@@ -26,7 +26,7 @@ from parameterized import parameterized
 from monai.data import MetaTensor
 from monai.networks.blocks import SABlock
 from monai.networks.nets import AutoencoderKL, DecoderOnlyTransformer
-from monai.visualize import capture_attention
+from monai.visualize.attention.capture import capture_attention
 from tests.differences import max_difference
 from tests.networks.nets.diffusion_cases import normal
 from tests.visualize.capture_cases import (
@@ -233,7 +233,7 @@ import resource, sys
 from unittest import mock
 import torch
 from monai.networks.blocks import SABlock, SpatialAttentionBlock
-from monai.visualize import capture_attention
+from monai.visualize.attention.capture import capture_attention
 
 torch.set_num_threads(1)
 size, channels, kernel = [int(n) for n in sys.argv[1].split(",")], int(sys.argv[2]), sys.argv[3]

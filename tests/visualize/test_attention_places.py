@@ -26,7 +26,7 @@ from monai.data import MetaTensor
 from monai.networks.blocks import SABlock, SpatialAttentionBlock
 from monai.networks.blocks.attention.token_grid import TokenGrid
 from monai.networks.nets import AutoencoderKL, DecoderOnlyTransformer, DiffusionModelUNet, UNet, ViT
-from monai.visualize import capture_attention
+from monai.visualize.attention.capture import capture_attention
 from tests.networks.nets.diffusion_cases import CONDITIONED, normal
 from tests.visualize.capture_cases import (
     BLOCKS,

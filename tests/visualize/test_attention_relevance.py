@@ -26,7 +26,9 @@ from monai.data import MetaTensor
 from monai.networks.blocks import SABlock, TransformerBlock
 from monai.networks.blocks.attention import block as attention_core
 from monai.networks.nets import AutoencoderKL, DecoderOnlyTransformer, ViT
-from monai.visualize import AttentionMap, attention_relevance, attention_rollout, capture_attention
+from monai.visualize.attention.capture import capture_attention
+from monai.visualize.attention.maps import AttentionMap
+from monai.visualize.attention.relevance import attention_relevance, attention_rollout
 from tests.differences import max_difference
 from tests.networks.nets.diffusion_cases import normal, randomized
 

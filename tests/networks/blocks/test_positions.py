@@ -27,7 +27,7 @@ from monai.networks.blocks.attention.cache import CachedTransformerBlock, why_no
 from monai.networks.blocks.attention.config import attention_config
 from monai.networks.blocks.attention.positions import Positions
 from monai.networks.blocks.attention.relative_positions import DecomposedRelativePosEmbedding
-from monai.visualize.attention import capture_attention
+from monai.visualize.attention.capture import capture_attention
 
 torch.set_num_threads(1)
 WIDTH, HEADS, TOKENS = 16, 2, 6

@@ -18,8 +18,8 @@ import torch
 import torch.nn as nn
 from parameterized import parameterized
 
-from monai.networks import CheckpointFacts
 from monai.networks.nets import DiffusionModelUNet
+from monai.networks.state_dict import CheckpointFacts
 from tests.differences import max_difference
 from tests.networks.nets.diffusion_cases import randomized
 

@@ -23,9 +23,9 @@ import torch.nn as nn
 from parameterized import parameterized
 
 from monai.apps.generation.maisi.networks.autoencoderkl_maisi import AutoencoderKlMaisi
-from monai.networks import CheckpointFacts
 from monai.networks.blocks import SABlock, SpatialAttentionBlock, TransformerBlock
 from monai.networks.nets import UNETR, ViT, ViTAutoEnc
+from monai.networks.state_dict import CheckpointFacts
 from monai.networks.state_dict.adapting import adapted_state_dict
 from monai.networks.state_dict.hooks import OldCheckpoints
 from tests.differences import max_difference

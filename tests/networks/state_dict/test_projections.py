@@ -19,8 +19,8 @@ import torch
 import torch.nn as nn
 from parameterized import parameterized
 
-from monai.networks import CheckpointFacts
 from monai.networks.blocks import CrossAttentionBlock, SABlock, SpatialAttentionBlock, TransformerBlock
+from monai.networks.state_dict import CheckpointFacts
 from monai.networks.state_dict.adapting import adapted_state_dict
 from monai.networks.state_dict.hooks import OldCheckpoints
 from tests.differences import max_difference
