@@ -41,7 +41,6 @@ class Result:
     Args:
         name: of the pull request.
         lines: added and removed.
-        most: how many lines it should have at most.
         depends: on how many others.
         cells: a word a check.
         problems: what is wrong, in words.
@@ -51,7 +50,6 @@ class Result:
 
     name: str
     lines: tuple[int, int]
-    most: int
     depends: int
     cells: dict[str, str]
     problems: list[str] = field(default_factory=list)
@@ -77,19 +75,18 @@ class Checker:
         self.upstream = upstream
         self.styles = installed()
 
-    def check(self, pull: Pull, before: Sequence[Pull], most: int, must_fail: bool) -> Result:
+    def check(self, pull: Pull, before: Sequence[Pull], must_fail: bool) -> Result:
         """
         Check one pull request.
 
         Args:
             pull: the pull request.
             before: those that it depends on, in their order.
-            most: how many lines it should change at most.
             must_fail: whether its tests have to fail without it.
         """
         start = time.monotonic()
         names = ["am", "style", *(["before"] if must_fail else []), "tests", "upstream"]
-        result = Result(pull.name, pull.changed_lines(), most, len(pull.depends), dict.fromkeys(names, UNTRIED))
+        result = Result(pull.name, pull.changed_lines(), len(pull.depends), dict.fromkeys(names, UNTRIED))
         problems = self._apply([*before, pull])
         result.cells["am"] = NO if problems else YES
         result.problems += problems
@@ -97,8 +94,6 @@ class Checker:
             self._style(pull, before, result)
             if self.with_tests:
                 self._tests(pull, before, result, must_fail)
-        if sum(result.lines) > most:
-            result.remarks.append(f"{sum(result.lines)} changed lines, more than {most}")
         result.seconds = time.monotonic() - start
         return result
 

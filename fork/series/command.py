@@ -178,11 +178,17 @@ def check_series(
 
 def _checked(series: Series, checker: Checker, part: str, pull: Pull) -> Result:
     if part == "fixes":
-        result = checker.check(pull, [], fixes.MOST_LINES, must_fail=True)
-        return _made_anew(series, checker, pull, result) if result.cells["am"] == NO else result
+        result = checker.check(pull, [], must_fail=True)
+        if result.cells["am"] == NO:
+            result = _made_anew(series, checker, pull, result)
+        changed = sum(result.lines)
+        result.remarks += [f"{changed} changed lines, more than {fixes.MOST_LINES}"] * (changed > fixes.MOST_LINES)
+        return result
     all_features = series.parts["features"]
     before = [each for each in all_features if each.name in pull.depends]
-    result = checker.check(pull, before, features.MOST_LINES, must_fail=False)
+    result = checker.check(pull, before, must_fail=False)
+    code = pull.new_code()
+    result.remarks += [f"{code} new lines of code, more than {features.MOST_LINES}"] * (code > features.MOST_LINES)
     late = features.order_problems(all_features).get(pull.name)
     result.problems += [f"imports from later features: {late}"] if late else []
     return result
@@ -197,7 +203,7 @@ def _made_anew(series: Series, checker: Checker, pull: Pull, result: Result) -> 
     except ForkError as error:
         result.problems = [str(error)]
         return result
-    result = checker.check(anew, [], fixes.MOST_LINES, must_fail=True)
+    result = checker.check(anew, [], must_fail=True)
     result.remarks.append("the patch against the release does not apply, its edits do")
     return result
 

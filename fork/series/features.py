@@ -20,12 +20,12 @@ from pathlib import Path
 
 from fork.overlay import contents
 from fork.pin import ForkError, Pin
-from fork.series.imports import imported_files, packages_around
+from fork.series.imports import exports_only, imported_files, imported_names, packages_around
 from fork.series.pull import Pull, Reader, Section
 
 __all__ = ["MOST_LINES", "Feature", "assigned", "contract_tests", "feature_pulls", "order_problems"]
 
-MOST_LINES = 800  # of a feature
+MOST_LINES = 800  # of new code in a feature, its tests apart
 
 # Tests that need the pristine release, older packages, or what the repository has beside monai/.
 HERE_ALONE = (
@@ -33,7 +33,8 @@ HERE_ALONE = (
     *("tests.parity", "tests.dropin"),
 )
 ELSEWHERE = ("parity", "dropin", "fork", "benchmarks", "demo", "runtests", "testing_data", "networks/exports")
-NO_TESTS = tuple(f"tests/{name}/" for name in ELSEWHERE)
+OF_THIS_HOUSE = ("tests/test_documents.py", "tests/test_imports.py")  # its pages, its rooms
+NO_TESTS = (*(f"tests/{name}/" for name in ELSEWHERE), *OF_THIS_HOUSE)
 
 
 @dataclass(frozen=True)
@@ -233,9 +234,18 @@ def _tested(
         return (pin.root / path).read_bytes() if path in those else read(path)
 
     those = set(paths)
-    found = {each for path in those for each in imported_files(path, read_tests)}
-    found |= packages_around("", found) - {*pin.amends}
+    found = {each for path in those for each in imported_files(path, read_tests) - _unchanged(pin, path, read_tests)}
+    around = packages_around("", found) - {*pin.amends}
+    found |= {
+        each for each in around if not exports_only(read(each) or b"")
+    }  # Python imports a folder without one, too
     return {owner[each] for each in found if each in owner}
+
+
+def _unchanged(pin: Pin, path: str, read: Reader) -> set[str]:
+    """Amended packages from which a file imports only what they export in the release, too."""
+    packages = [package for package in pin.amends if package.endswith("/__init__.py")]
+    return {each for each in packages if imported_names(path, each, read).isdisjoint({None, *pin.new_names[each]})}
 
 
 def _dependencies(

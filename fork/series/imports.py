@@ -19,7 +19,7 @@ from pathlib import PurePosixPath
 
 from fork.series.pull import Reader
 
-__all__ = ["imported_files", "packages_around"]
+__all__ = ["exports_only", "imported_files", "imported_names", "packages_around"]
 
 
 def imported_files(path: str, read: Reader) -> set[str]:
@@ -34,6 +34,29 @@ def imported_files(path: str, read: Reader) -> set[str]:
     for module, name in _imports(path, read(path) or b""):
         found |= _files_of(module, name, read)
     return found - {path}
+
+
+def imported_names(path: str, package: str, read: Reader) -> set[str | None]:
+    """
+    The names that a module imports from a package itself; None among them where it imports the package.
+
+    Args:
+        path: of the module.
+        package: the path of the package's ``__init__.py``.
+        read: reads a file of the tree.
+    """
+    wanted = PurePosixPath(package).parent.as_posix().replace("/", ".")
+    return {name for module, name in _imports(path, read(path) or b"") if module == wanted}
+
+
+def exports_only(data: bytes) -> bool:
+    """Whether a package does nothing but name what is in its modules."""
+    return all(
+        isinstance(node, (ast.ImportFrom, ast.Import))
+        or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))
+        or (isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__")
+        for node in ast.parse(data).body
+    )
 
 
 def packages_around(path: str, files: Iterable[str]) -> set[str]:

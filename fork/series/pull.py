@@ -77,10 +77,21 @@ class Pull:
 
     def changed_lines(self) -> tuple[int, int]:
         """Lines added and removed."""
-        lines = self.diff().splitlines()
-        added = sum(line.startswith(b"+") and not line.startswith(b"+++ ") for line in lines)
-        removed = sum(line.startswith(b"-") and not line.startswith(b"--- ") for line in lines)
-        return added, removed
+        return _count(self.diff())
+
+    def new_code(self) -> int:
+        """Lines added to ``monai/``: without tests, documentation, and what is removed."""
+        old, new = (
+            {path: data for path, data in files.items() if path.startswith("monai/")} for files in (self.old, self.new)
+        )
+        return _count(git_diff(old, new))[0]
+
+
+def _count(diff: bytes) -> tuple[int, int]:
+    lines = diff.splitlines()
+    added = sum(line.startswith(b"+") and not line.startswith(b"+++ ") for line in lines)
+    removed = sum(line.startswith(b"-") and not line.startswith(b"--- ") for line in lines)
+    return added, removed
 
 
 def skeletons(sections: Iterable[Section]) -> dict[str, bytes]:

@@ -23,11 +23,12 @@ from unittest import mock
 from parameterized import parameterized
 
 from fork.pin import ForkError, read_pin
+from fork.series import features
 from fork.series.command import Series, check_series, write_series
 from fork.series.edits import Edit, above, apply, below, instead, swap
-from fork.series.features import Feature, assigned, contract_tests, order_problems
+from fork.series.features import Feature, _unchanged, assigned, contract_tests, order_problems
 from fork.series.fixes import MOST_LINES, Fix
-from fork.series.imports import imported_files, packages_around
+from fork.series.imports import exports_only, imported_files, imported_names, packages_around
 from fork.series.mail import Author, author_of, mail
 from fork.series.pull import Pull, Section
 from tests.fork.sandbox import Sandbox
@@ -128,6 +129,27 @@ class TestTable(unittest.TestCase):
         self.assertEqual(imported_files("monai/d.py", read), {"monai/a/b.py"})
         self.assertIn("monai/a/__init__.py", packages_around("monai/d.py", ["monai/a/b.py"]))
         self.assertEqual(packages_around("monai/a/c.py", ["monai/a/b.py", "monai/d.py"]), set())
+        self.assertEqual(imported_names("monai/c.py", "monai/a/__init__.py", read), {"B"})
+        self.assertEqual(imported_names("monai/d.py", "monai/a/__init__.py", read), {"b"})
+        files["monai/e.py"] = "import monai.a\n"
+        self.assertEqual(imported_names("monai/e.py", "monai/a/__init__.py", read), {None})
+
+    @parameterized.expand(
+        [
+            ('"""Words."""\nfrom .b import B\n\n__all__ = ["B"]\n', True),
+            ("from .b import B, use\n\nuse(B)\n", False),
+            ("SIZE = 1\n", False),
+        ]
+    )
+    def test_packages_that_export_only(self, text, expected):
+        self.assertEqual(exports_only(text.encode()), expected)
+
+    def test_a_test_follows_what_it_imports(self):
+        """Of an amended package the names that the release exports, too, need nothing."""
+        pin = mock.Mock(amends={"monai/a/__init__.py": "why"}, new_names={"monai/a/__init__.py": ("New",)})
+        files = {"tests/test_old.py": b"from monai.a import Old", "tests/test_new.py": b"from monai.a import New"}
+        self.assertEqual(_unchanged(pin, "tests/test_old.py", files.get), {"monai/a/__init__.py"})
+        self.assertEqual(_unchanged(pin, "tests/test_new.py", files.get), set())
 
     def test_features_out_of_order(self):
         first = Pull("first", "", "", "", {}, {}, depends=("second",))
@@ -303,6 +325,11 @@ class TestSeriesOfThisRepository(unittest.TestCase):
     def test_fixes_are_small(self):
         for pull in self.parts["fixes"]:
             self.assertLessEqual(sum(pull.changed_lines()), MOST_LINES, pull.name)
+
+    def test_features_are_small(self):
+        """About so many lines: what belongs together is not cut for some more of them."""
+        for pull in self.parts["features"]:
+            self.assertLessEqual(pull.new_code(), 1.05 * features.MOST_LINES, pull.name)
 
     def test_every_pull_request_says_why(self):
         author = Author("x", "x@y", datetime.now(timezone.utc))
