@@ -20,7 +20,8 @@ Such a file is a Python module that nobody imports as it is. What it may hold, a
 - The members of a class take the place of the members of the release's class, whose bases and decorators stay.
 - What the release does not have is named in setup.cfg, after ``adds:``. It goes before the definition that follows it
   here, or else after the one that it follows. A name that the release has lost is thus an error, never an addition.
-- An import of a name after ``adds:`` goes behind the release's imports. An import that the release's file has as well,
+- An import of a name after ``adds:`` goes where isort has it among the release's imports from the same package, or else
+  behind all of them. An import that the release's file has as well,
   or from the release's file itself, tells readers and tools where a name comes from and goes nowhere. Any other import
   takes the place of the definition of that name.
 - The module's docstring tells of the fork's file and goes nowhere, as do comments that stand apart, or at the top.
@@ -34,7 +35,7 @@ from __future__ import annotations
 import ast
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from fork.definitions import Definition, Import, Module, Scope, bound_names, import_lines, imports, is_text
@@ -42,6 +43,9 @@ from fork.pin import ForkError
 from fork.splice import Splice
 
 __all__ = ["Amendment", "amend", "definition_text", "has_name"]
+
+LATE = "  # noqa: E402"
+"""Behind an import below code, where a definition stood."""
 
 
 @dataclass(frozen=True)
@@ -288,9 +292,50 @@ class _Merging:
             place = self._place(item.name, item, self.theirs.scope())
             if place:
                 self.replaced.append(item.name)
-                self.splice.replace(place, [line.encode() for line in import_lines([item])])
+                lines = import_lines([item])
+                lines[0] += LATE if self._has_code_above(place) else ""
+                self.splice.replace(place, [line.encode() for line in lines])
+
+    def _has_code_above(self, place: Definition) -> bool:
+        """Whether something else than imports and the docstring stands above: then linters ask for a reason."""
+        above = [node for node in self.theirs.tree.body if node.lineno < place.first]
+        return any(not isinstance(node, (ast.Import, ast.ImportFrom)) and not is_text(node) for node in above)
 
     def _add_imports(self, new: list[Import]) -> None:
+        """Put imports where isort has them among those of their package, or else behind all."""
+        modules = dict.fromkeys(item.written for item in new)
+        groups = [[item for item in new if item.written == module] for module in sorted(modules, key=str.lower)]
+        rest = {id(item) for group in groups if not self._add_sorted(group) for item in group}
+        if rest:
+            self._add_behind([item for item in new if id(item) in rest])
+
+    def _add_sorted(self, group: list[Import]) -> bool:
+        """
+        Add names of one module to the release's import of it, or put an import of it between its neighbors; returns
+        whether the release has either.
+        """
+        if any(item.item is None or item.name != item.item for item in group):
+            return False
+        written = group[0].written
+        near = [node for node in self.theirs.tree.body if isinstance(node, ast.ImportFrom)]
+        near = [node for node in near if _package(_written(node)) == _package(written)]
+        same = next((node for node in near if _written(node) == written), None)
+        if same is not None:
+            names = [alias.name for alias in same.names]
+            if any(alias.asname for alias in same.names) or not self.theirs.stands_alone(same):
+                return False
+            merged = sorted({*names, *(item.name for item in group)}, key=_isort_key)
+            lines = import_lines([replace(group[0], name=name, item=name) for name in merged])
+            self.splice.replace_lines(same.lineno, same.end_lineno or same.lineno, [line.encode() for line in lines])
+            return True
+        if not near:
+            return False
+        behind = [node for node in near if _written(node).lower() < written.lower()]
+        position = (behind[-1].end_lineno or behind[-1].lineno) if behind else near[0].lineno - 1
+        self.splice.insert(position, [line.encode() for line in import_lines(group)])
+        return True
+
+    def _add_behind(self, new: list[Import]) -> None:
         """Put imports behind those with which the release's file begins, or behind its docstring."""
         lines = [line.encode() for line in import_lines(new)]
         body, above = self.theirs.tree.body, None
@@ -316,3 +361,20 @@ def _header(definition: Definition) -> str:
     bases = [ast.unparse(base) for base in node.bases]
     bases += [f"{keyword.arg or '**'}={ast.unparse(keyword.value)}" for keyword in node.keywords]
     return f"{decorators}class {node.name}({', '.join(bases)})"
+
+
+def _written(node: ast.ImportFrom) -> str:
+    """The module of an import as the statement has it."""
+    return "." * node.level + (node.module or "")
+
+
+def _package(module: str) -> str:
+    """What isort keeps together: the dots of a relative import, or the first name."""
+    name = module.lstrip(".")
+    return "." * (len(module) - len(name)) or name.partition(".")[0]
+
+
+def _isort_key(name: str) -> tuple[int, str]:
+    """Constants, then classes, then the rest, each by the alphabet."""
+    kind = 0 if name.isupper() and len(name) > 1 else 1 if name[:1].isupper() else 2
+    return kind, name.lower()

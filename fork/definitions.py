@@ -115,6 +115,11 @@ class Module:
         """The text of a definition."""
         return self.lines[definition.first - 1 : definition.last]
 
+    def stands_alone(self, node: ast.stmt) -> bool:
+        """Whether nothing else is on the lines of a statement, comments included."""
+        lines = b"".join(self.lines[node.lineno - 1 : node.end_lineno])
+        return not node.col_offset and b"#" not in lines and b";" not in lines
+
     def beginning(self, node: ast.AST) -> str:
         """The first line of a statement, for a message."""
         return self.lines[getattr(node, "lineno", 1) - 1].decode().strip()[:60]

@@ -39,6 +39,10 @@ class Splice:
         self._edits.append((place.first - 1, place.last, lines))
         return lines != [line.rstrip(b"\r\n") for line in self.theirs.lines_of(place)]
 
+    def replace_lines(self, first: int, last: int, lines: list[bytes]) -> None:
+        """Put lines in the place of those from ``first`` to ``last``, counted from 1."""
+        self._edits.append((first - 1, last, lines))
+
     def insert(self, position: int, lines: list[bytes]) -> None:
         """Put lines behind that many lines of the release's, and behind what was put there before."""
         self._edits.append((position, position, lines))

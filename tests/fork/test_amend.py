@@ -227,7 +227,29 @@ TEST_CASES_MERGED = [
         "from .a import b\n",
         "from .c import d\nfrom . import e\nfrom ..f import g\n",
         ["d", "e", "g"],
-        "from .a import b\nfrom .c import d\nfrom . import e\nfrom ..f import g\n",
+        "from . import e\nfrom .a import b\nfrom .c import d\nfrom ..f import g\n",
+    ],
+    [
+        "new_import_in_its_place",
+        "import a\nfrom monai.b import b\n\nfrom monai.d import d\nfrom other import z\n\nx = 1\n",
+        "from monai.e import e\nfrom monai.c import c\n",
+        ["c", "e"],
+        "import a\nfrom monai.b import b\nfrom monai.c import c\n\nfrom monai.d import d\nfrom monai.e import e\n"
+        "from other import z\n\nx = 1\n",
+    ],
+    [
+        "new_name_of_an_imported_module",
+        "from .a import A, MANY, b\n",
+        "from .a import FEW, C, a\n",
+        ["FEW", "C", "a"],
+        "from .a import FEW, MANY, A, C, a, b\n",
+    ],
+    [
+        "new_name_beside_a_comment",
+        "from .a import b  # noqa: F401\n",
+        "from .a import c\n",
+        ["c"],
+        "from .a import b  # noqa: F401\nfrom .a import c\n",
     ],
     [
         "new_import_behind_future",
@@ -278,7 +300,14 @@ TEST_CASES_MERGED = [
         "x = 1\n\n\n@d\nclass C(D):\n    y = 1\n\n\nz = 1\n",
         "from a import C\n",
         [],
-        "x = 1\n\n\nfrom a import C\n\n\nz = 1\n",
+        "x = 1\n\n\nfrom a import C  # noqa: E402\n\n\nz = 1\n",
+    ],
+    [
+        "import_in_place_of_the_first_definition",
+        '"""Text."""\nimport x\n\n\nclass C(D):\n    y = 1\n',
+        "from a import C\n",
+        [],
+        '"""Text."""\nimport x\n\n\nfrom a import C\n',
     ],
 ]
 
