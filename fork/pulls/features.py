@@ -176,7 +176,6 @@ FEATURES: tuple[Feature, ...] = (
         paths=("monai/networks/blocks/selfattention.py",),
         tests=("tests/networks/blocks/test_selfattention*",),
         upstream_tests=("tests/networks/blocks/test_selfattention.py",),
-        sections=(_entry(NETWORKS, "`UNETR Block`", "`Self-Attention Block`", "SABlock"),),
     ),
     Feature(
         name="cross-attention",
@@ -340,9 +339,7 @@ FEATURES: tuple[Feature, ...] = (
         ),
         tests=("tests/networks/nets/*",),
         upstream_tests=("tests/networks/nets/test_diffusion_model_unet.py",),
-        sections=(
-            _entry(NETWORKS, "`ViTAutoEnc`", "`DiffusionModelUNet`", "DiffusionModelUNet", "DiffusionModelEncoder"),
-        ),
+        sections=(_entry(NETWORKS, "`ViTAutoEnc`", "`DiffusionModelUNet`", "DiffusionModelUNet"),),
     ),
     Feature(
         name="controlnet",
