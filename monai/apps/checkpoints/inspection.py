@@ -18,6 +18,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -25,6 +26,7 @@ from monai.networks.checkpoints.file_values import fetched
 from monai.networks.checkpoints.read import Checkpoint, has_nan_or_inf, read_checkpoint, read_networks
 from monai.networks.checkpoints.untrusted import refusing
 from monai.networks.state_dict.layouts import Layout, recognize_layouts
+from monai.networks.state_dict.torch_private import all_metadata
 from monai.networks.state_dict.untrained import never_trained, only_one_untrained
 
 from .progress import bar
@@ -49,13 +51,20 @@ USED, UNUSED, TRAINED, NEVER_TRAINED, PRESENT, ABSENT = (
 PROJECTION_STATES = {
     USED: "the package that wrote it used it",
     UNUSED: "saved, but the package that wrote it never used it",
-    TRAINED: "its weights have left their initial distribution, so that it was used",
+    TRAINED: "its weights have left their initial distribution: it was trained",
     NEVER_TRAINED: "its weights never left their initial distribution, those of q, k and v did: so MONAI 1.4 writes it "
     "with include_fc=False, and does not use it",
     PRESENT: "saved; its weights do not tell more",
     ABSENT: "there is none",
 }
 """What can be told of an output projection."""
+OWN = Layout(
+    "own",
+    "this package",
+    "",
+    "this layout; its state dicts say so beside the tensors, and that every output projection in them was used",
+    is_old=False,
+)
 # the name of the linear of q in each layout, and those of k and v
 SEPARATE = {"to_q": ("to_k", "to_v"), "query": ("key", "value"), "q.conv": ("k.conv", "v.conv")}
 COMBINED = "qkv"
@@ -180,15 +189,20 @@ def inspect_checkpoint(
     return FileReport(str(path), container, _size_on_disk(path), names, networks)
 
 
-def attention_in(tensors: Mapping[str, torch.Tensor], values: bool = True) -> list[AttentionReport]:
+def attention_in(
+    tensors: Mapping[str, torch.Tensor], values: bool = True, written: Mapping[str, Any] | None = None
+) -> list[AttentionReport]:
     """
     Find the attention blocks of a state dict.
 
     Args:
         tensors: by key, in any layout.
         values: whether their values may be read.
+        written: what the modules wrote about themselves, by their path; by default what torch keeps beside ``tensors``.
     """
-    return [_attention(tensors, path, linear, values) for path, linear in _blocks(tensors)]
+    written = all_metadata(tensors) if written is None else written
+    used = {f"{path}." if path else "" for path, facts in written.items() if _projects(facts)}
+    return [_attention(tensors, path, linear, values, path in used) for path, linear in _blocks(tensors)]
 
 
 def _network(
@@ -198,18 +212,25 @@ def _network(
     for value in tensors.values():
         dtype = str(value.dtype).removeprefix("torch.")
         dtypes[dtype] = dtypes.get(dtype, 0) + value.numel()
+    written = all_metadata(checkpoint.state_dict)
+    is_own = any("use_proj_attn" in facts for facts in written.values() if isinstance(facts, Mapping))
     return NetworkReport(
         name=name,
         wrappers=checkpoint.wrappers,
         scale_factor=checkpoint.scale_factor,
-        layouts=recognize_layouts(tensors),
+        layouts=[OWN] if is_own else recognize_layouts(tensors),
         keys=len(tensors),
         parameters=sum(dtypes.values()),
         size=sum(map(_bytes, tensors.values())),
         dtypes=dtypes,
-        attention=attention_in(tensors, not_finite is not None),
+        attention=attention_in(tensors, not_finite is not None, written),
         not_finite=not_finite,
     )
+
+
+def _projects(facts: Any) -> bool:
+    """Whether an attention block of this package wrote that it has an output projection."""
+    return isinstance(facts, Mapping) and facts.get("use_proj_attn") is True
 
 
 def _tensors(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
@@ -261,7 +282,9 @@ def _is_common(value: torch.Tensor) -> bool:
     return value.is_floating_point() and value.element_size() > 1
 
 
-def _attention(tensors: Mapping[str, torch.Tensor], path: str, linear: str, values: bool) -> AttentionReport:
+def _attention(
+    tensors: Mapping[str, torch.Tensor], path: str, linear: str, values: bool, used: bool
+) -> AttentionReport:
     weights = _inputs(tensors, path, linear, values)
     width, input_width, context_width = weights[0].shape[0], weights[0].shape[1], weights[1].shape[1]
     head = tensors.get(f"{path}{REL_POS}")
@@ -274,7 +297,7 @@ def _attention(tensors: Mapping[str, torch.Tensor], path: str, linear: str, valu
         context_width=context_width,
         heads=width // head.shape[-1] if head is not None and head.dim() and head.shape[-1] else None,
         linears="combined" if linear == COMBINED else "separate",
-        projection=_projection(tensors, path, linear, weights if values else []),
+        projection=USED if used else _projection(tensors, path, linear, weights if values else []),
         stale=values and path.endswith("cross_attn.") and _is_stale(tensors, path, weights),
     )
 

@@ -99,7 +99,8 @@ def _layouts(layouts: list[Layout]) -> list[str]:
     lines = []
     for number, layout in enumerate(layouts):
         lines.append(_line(("written by", "other signs", "")[min(number, 2)], layout.source))
-        lines += [_line("", f"  key {layout.evidence}"), _line("", f"  {in_flags(layout.meaning)}")]
+        lines += [_line("", f"  key {layout.evidence}")] if layout.evidence else []
+        lines.append(_line("", f"  {in_flags(layout.meaning)}"))
     return lines
 
 

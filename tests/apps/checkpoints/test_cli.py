@@ -84,7 +84,7 @@ class TestInspect(CommandCase):
     def test_text(self):
         code, out, err = run("inspect", self.path)
         self.assertEqual((code, err), (0, ""))
-        for words in ("torch zip", "unet_state_dict", "1.5", "float32", "MONAI 1.2 or newer", "NaN, inf"):
+        for words in ("torch zip", "unet_state_dict", "1.5", "float32", "this package", "NaN, inf"):
             self.assertIn(words, out)
         self.assertEqual(sum("middle_block.attention.attn " in line for line in out.splitlines()), 1)
         self.assertTrue(all(len(line) <= 140 for line in out.splitlines()), out)
@@ -95,8 +95,12 @@ class TestInspect(CommandCase):
         self.assertEqual((code, answer["command"], answer["exit_code"]), (0, "inspect", 0))
         (network,) = answer["networks"]
         self.assertEqual(network["keys"], len(self.net.state_dict()))
+        self.assertEqual(network["attention"][0]["projection"], "used")
+        self.assertEqual(network["layouts"][0]["name"], "own")
+        torch.save({**self.net.state_dict()}, self.path)  # as the release writes it, which says no more
+        (network,) = json.loads(run("inspect", self.path, "--json")[1])["networks"]
         self.assertEqual(network["attention"][0]["projection"], "trained")
-        self.assertEqual(network["layouts"][0]["name"], "MONAI")
+        self.assertEqual(network["layouts"][0]["source"], "MONAI 1.2 or newer")
         self.assertEqual(
             json.loads(run("inspect", self.path, "--json", "--quick")[1])["networks"][0]["not_finite"], None
         )

@@ -62,7 +62,7 @@ LAYOUTS = [
     ("input_blocks", first_layout(), "combined", "used"),
     ("to_out", linears("t.attn1.", *SEPARATE, "to_out.0"), "separate", "used"),
     ("trained", trained(linears("blocks.0.attn.", *SEPARATE, "out_proj")), "separate", "trained"),
-    ("one linear", trained(SABlock(24, 4).state_dict()), "combined", "trained"),
+    ("one linear", trained({**SABlock(24, 4).state_dict()}), "combined", "trained"),
     ("not trained", linears("blocks.0.attn.", *SEPARATE, "out_proj"), "separate", "present"),
     ("no projection", trained(linears("blocks.0.attn.", *SEPARATE)), "separate", "absent"),
     (
@@ -81,6 +81,14 @@ class TestAttention(unittest.TestCase):
         self.assertEqual((row.linears, row.projection, row.kind), (linears, projection, "self"))
         self.assertEqual((row.width, row.input_width, row.context_width, row.heads), (24, 24, 24, None))
         self.assertTrue(all(key.startswith(row.path) for key in state))
+
+    def test_own_state_dicts(self):
+        """They say beside the tensors that their projections were used, trained or not; a bare one says nothing."""
+        state = TransformerBlock(24, 32, 4, with_cross_attention=True).state_dict()
+        self.assertEqual([row.projection for row in attention_in(state)], ["used", "used"])
+        self.assertEqual([row.projection for row in attention_in(state, values=False)], ["used", "used"])
+        self.assertEqual(attention_in(SABlock(24, 4, use_proj_attn=False).state_dict())[0].projection, "absent")
+        self.assertEqual([row.projection for row in attention_in({**state})], ["present", "present"])
 
     def test_without_values(self):
         state = trained(linears("blocks.0.attn.", *SEPARATE, "out_proj"))
