@@ -33,7 +33,11 @@ HERE_ALONE = (
     *("tests.parity", "tests.dropin"),
 )
 ELSEWHERE = ("parity", "dropin", "fork", "benchmarks", "demo", "runtests", "testing_data", "networks/exports")
-OF_THIS_HOUSE = ("tests/test_documents.py", "tests/test_imports.py")  # its pages, its rooms
+OF_THIS_HOUSE = (
+    "tests/test_documents.py",
+    "tests/test_imports.py",
+    "tests/test_private_names.py",
+)  # its pages, its rooms
 NO_TESTS = (*(f"tests/{name}/" for name in ELSEWHERE), *OF_THIS_HOUSE)
 
 
