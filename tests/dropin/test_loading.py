@@ -23,6 +23,7 @@ from collections import OrderedDict
 import torch
 import torch.nn as nn
 import torch.nn.utils.parametrize as parametrize
+import torch.nn.utils.prune as prune
 from parameterized import parameterized
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -281,6 +282,43 @@ class TestOwnState(TestCase):
             parametrize.register_parametrization(block.out_proj, "weight", Doubled())
             nn.utils.parametrizations.weight_norm(block.qkv)
         self.round_trip(net)
+
+    @parameterized.expand(
+        [
+            ("pruned", lambda layer: prune.l1_unstructured(layer, "weight", 0.5)),
+            ("weight norm", torch.nn.utils.weight_norm),
+            ("spectral norm", torch.nn.utils.spectral_norm),
+        ]
+    )
+    def test_linears_with_other_weights(self, _, change):
+        """Those tools compute a linear's weight before each call, from others that are saved in its place."""
+        net = vit()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            for layer in [module for module in net.modules() if isinstance(module, nn.Linear)]:
+                change(layer)
+        with torch.no_grad():
+            for parameter in net.parameters():
+                parameter.mul_(1.5)
+            expected = net(X)[0]
+            state = values(net)
+            for parameter in net.parameters():
+                parameter.zero_()
+            net.load_state_dict(state)
+            self.assertTrue(torch.equal(net(X)[0], expected))
+
+    @parameterized.expand([("vit", vit, (X,)), ("unet", unet, (X, torch.tensor([1, 2])))])
+    @unittest.skipUnless(hasattr(torch.ao, "quantization"), "torch has moved its quantization to torchao")
+    def test_quantized_linears(self, _, build, arguments):
+        net = build()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            small = torch.ao.quantization.quantize_dynamic(net, {nn.Linear}, dtype=torch.qint8)
+            small.load_state_dict(small.state_dict())
+            out, expected = (run(*arguments) for run in (small, net))
+        out, expected = (each if torch.is_tensor(each) else each[0] for each in (out, expected))
+        self.assertLess(float((out - expected).abs().max()), 0.1 * float(expected.abs().max()))
+        self.assertFalse(torch.equal(out, expected))
 
     def test_additional_modules_and_buffers(self):
         net = vit()
