@@ -101,8 +101,8 @@ FEATURES: tuple[Feature, ...] = (
         name="copying",
         title="Copy older checkpoints by the names that the network has today",
         purpose=(
-            "copy_model_state and CheckpointLoader translate an older layout first, or refuse: they copied some weights "
-            "and left others."
+            "copy_model_state and CheckpointLoader translate an older layout first, or refuse: they copied some "
+            "weights and left others."
         ),
         evidence="The tests fail on the release: some weights of GenerativeModels are copied, others left, silently.",
         paths=("monai/networks/utils.py", "monai/handlers/checkpoint_loader.py"),

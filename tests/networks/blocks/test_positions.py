@@ -183,6 +183,23 @@ class TestPositionsOnTheMatrix(unittest.TestCase):
         rows = net.attention_rows(tokens(), q, k, torch.tensor([2]))
         torch.testing.assert_close(rows, logits.softmax(-1)[:, :, [2]], atol=1e-6, rtol=0)
 
+    def test_a_kernel_without_rows(self):
+        """What does not say what it adds to some rows gets the whole matrix, so that maps do not lack it."""
+
+        class Half(Distance):
+            def forward(self, x: torch.Tensor, att_mat: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
+                return att_mat + torch.arange(att_mat.shape[-1])
+
+            def fused(self, q, k, v, mask, causal, scale, dropout_p):
+                raise AssertionError("called, although maps would lack its terms")
+
+        net, explicit = block(Half()), block(Half(), save_attn=True)
+        self.assertFalse(net.fuses)
+        expected = explicit(tokens())
+        with capture_attention(net, queries=torch.tensor([4, 1])) as capture:
+            torch.testing.assert_close(net(tokens()), expected, atol=1e-6, rtol=0)
+        torch.testing.assert_close(capture.maps[0].weights, explicit.att_mat[:, :, [4, 1]], atol=1e-6, rtol=0)
+
     def test_subclass_with_another_forward(self):
         """It has the fused kernel of the class that it comes from, which does not compute its forward."""
 

@@ -34,7 +34,7 @@ class Positions(nn.Module):
     - what is added to the logits, by :meth:`forward` on their whole matrix, by :meth:`fused` without it, and by
       :meth:`row_terms` for some of its rows.
 
-    A subclass with a ``forward`` of its own and no :meth:`fused` gets the whole matrix.
+    A subclass with a ``forward`` of its own that lacks one of the other two gets the whole matrix.
     """
 
     kind: ClassVar[str | None] = None
@@ -47,7 +47,7 @@ class Positions(nn.Module):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "forward" in vars(cls):
-            cls.has_kernel = "fused" in vars(cls)
+            cls.has_kernel = {"fused", "row_terms"} <= vars(cls).keys()
 
     def embed(
         self, q: torch.Tensor, k: torch.Tensor, positions: Optional[torch.Tensor] = None
