@@ -46,7 +46,9 @@ def imported_names(path: str, package: str, read: Reader) -> set[str | None]:
         read: reads a file of the tree.
     """
     wanted = PurePosixPath(package).parent.as_posix().replace("/", ".")
-    return {name for module, name in _imports(path, read(path) or b"") if module == wanted}
+    found = set(_imports(path, read(path) or b""))
+    names = {name for module, name in found if module == wanted}
+    return names | ({None} if tuple(wanted.rpartition(".")[::2]) in found else set())
 
 
 def exports_only(data: bytes) -> bool:

@@ -133,6 +133,8 @@ class TestTable(unittest.TestCase):
         self.assertEqual(imported_names("monai/d.py", "monai/a/__init__.py", read), {"b"})
         files["monai/e.py"] = "import monai.a\n"
         self.assertEqual(imported_names("monai/e.py", "monai/a/__init__.py", read), {None})
+        files["monai/e.py"] = "from monai import a\n"
+        self.assertEqual(imported_names("monai/e.py", "monai/a/__init__.py", read), {None})
 
     @parameterized.expand(
         [
