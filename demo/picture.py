@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 import torch
@@ -32,17 +31,13 @@ from demo.masked import fill_in, from_patches, paint, to_patches
 from demo.measure import difference
 from demo.work import Strip
 from monai.networks.blocks import SABlock
+from monai.visualize.attention.figure import LETTERS
 
 QUERY = (3, 3)
 """Column and row of the patch whose attention is shown, from the lower left corner."""
 OUTLINE = "#00e5ff"
-# of a slice of the scan, whose axes point to the right ear and to the face: letters, and where they stand
-ENDS: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("L", {"x": 0.02, "y": 0.5, "ha": "left", "va": "center"}),
-    ("R", {"x": 0.98, "y": 0.5, "ha": "right", "va": "center"}),
-    ("P", {"x": 0.5, "y": 0.02, "ha": "center", "va": "bottom"}),
-    ("A", {"x": 0.5, "y": 0.98, "ha": "center", "va": "top"}),
-)
+ENDS = "LRPA"
+"""The ends of a slice of the scan, left, right, bottom, top: its axes point to the right ear and to the face."""
 WIDTH, TITLES = 13.0, 0.9
 """Of the picture, and the height of what stands above a row of it, in inches."""
 
@@ -123,7 +118,7 @@ def _show(axes: Axes, image: torch.Tensor, title: str) -> None:
     """Draw a slice of the scan: the left side of the head is on the left, the face at the top."""
     gray = matplotlib.colormaps["gray"].with_extremes(bad="#1f3a68")
     axes.imshow(image.T, origin="lower", cmap=gray, vmin=0, vmax=1)
-    for letter, place in ENDS:
+    for letter, place in zip(ENDS, LETTERS):
         axes.text(s=letter, transform=axes.transAxes, color="white", fontsize=9, **place)
     axes.set_title(title, fontsize=10)
     axes.set_axis_off()

@@ -49,7 +49,7 @@ BAR, TITLES, LINE = 1.6, 0.95, 0.25
 """Width of a color bar, height of the titles of a row, and of a further line of them, in inches."""
 MOST_ROWS, LONGEST_LINE = 100, 110
 CROSS = "#00e5ff"
-LETTERS = (  # where the letters of a panel's left, right, bottom and top end stand
+LETTERS: tuple[dict[str, Any], ...] = (  # where the letters of a panel's left, right, bottom and top end stand
     {"x": 0.02, "y": 0.5, "ha": "left", "va": "center"},
     {"x": 0.98, "y": 0.5, "ha": "right", "va": "center"},
     {"x": 0.5, "y": 0.02, "ha": "center", "va": "bottom"},
