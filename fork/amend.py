@@ -38,7 +38,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from fork.definitions import Definition, Import, Module, Scope, bound_names, import_lines, imports, is_text
+from fork.definitions import (
+    Definition,
+    Import,
+    Module,
+    Scope,
+    bound_names,
+    import_lines,
+    imports,
+    is_text,
+    written_module,
+)
 from fork.pin import ForkError
 from fork.splice import Splice
 
@@ -318,8 +328,8 @@ class _Merging:
             return False
         written = group[0].written
         near = [node for node in self.theirs.tree.body if isinstance(node, ast.ImportFrom)]
-        near = [node for node in near if _package(_written(node)) == _package(written)]
-        same = next((node for node in near if _written(node) == written), None)
+        near = [node for node in near if _package(written_module(node)) == _package(written)]
+        same = next((node for node in near if written_module(node) == written), None)
         if same is not None:
             names = [alias.name for alias in same.names]
             if any(alias.asname for alias in same.names) or not self.theirs.stands_alone(same):
@@ -330,7 +340,7 @@ class _Merging:
             return True
         if not near:
             return False
-        behind = [node for node in near if _written(node).lower() < written.lower()]
+        behind = [node for node in near if written_module(node).lower() < written.lower()]
         position = (behind[-1].end_lineno or behind[-1].lineno) if behind else near[0].lineno - 1
         self.splice.insert(position, [line.encode() for line in import_lines(group)])
         return True
@@ -361,11 +371,6 @@ def _header(definition: Definition) -> str:
     bases = [ast.unparse(base) for base in node.bases]
     bases += [f"{keyword.arg or '**'}={ast.unparse(keyword.value)}" for keyword in node.keywords]
     return f"{decorators}class {node.name}({', '.join(bases)})"
-
-
-def _written(node: ast.ImportFrom) -> str:
-    """The module of an import as the statement has it."""
-    return "." * node.level + (node.module or "")
 
 
 def _package(module: str) -> str:

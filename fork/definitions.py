@@ -21,7 +21,17 @@ from pathlib import PurePosixPath
 
 from fork.pin import ForkError
 
-__all__ = ["Definition", "Import", "Module", "Scope", "bound_names", "import_lines", "imports", "is_text"]
+__all__ = [
+    "Definition",
+    "Import",
+    "Module",
+    "Scope",
+    "bound_names",
+    "import_lines",
+    "imports",
+    "is_text",
+    "written_module",
+]
 
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 LINE_LENGTH = 120
@@ -250,8 +260,7 @@ def imports(module: Module, nodes: Iterable[ast.AST]) -> Iterator[Import]:
     for node in nodes:
         for alias in node.names if isinstance(node, (ast.Import, ast.ImportFrom)) else ():
             if isinstance(node, ast.ImportFrom):
-                written = "." * node.level + (node.module or "")
-                yield Import(alias.asname or alias.name, module.absolute(node), alias.name, written)
+                yield Import(alias.asname or alias.name, module.absolute(node), alias.name, written_module(node))
             else:
                 yield Import(alias.asname or alias.name, alias.name, None, alias.name)
 
@@ -263,6 +272,11 @@ def import_lines(items: list[Import]) -> list[str]:
         group = [item for item in items if (item.written, item.item is None and item.name) == module]
         lines += _import_of(group)
     return lines
+
+
+def written_module(node: ast.ImportFrom) -> str:
+    """The module of an import as the statement has it."""
+    return "." * node.level + (node.module or "")
 
 
 def is_text(node: ast.stmt) -> bool:
