@@ -31,6 +31,7 @@ from monai.networks.blocks.autoencoder import (
     recomputed,
     resolve_levels,
 )
+from monai.networks.blocks.reach import Reach
 from monai.utils import ensure_tuple_rep
 
 __all__ = ["AEKLDownsample", "AEKLResBlock", "AsymmetricPad", "AutoencoderKL", "Decoder", "Encoder"]
@@ -74,6 +75,10 @@ class AEKLDownsample(nn.Module):
             padding=0,
             conv_only=True,
         )
+
+    def spatial_reach(self, axis: int) -> Reach:
+        """Output j sees the inputs 2 j to 2 j + 2; see :class:`Reach`."""
+        return Reach(after=1, down=2)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, C, sizes) to (B, C, half the sizes)."""

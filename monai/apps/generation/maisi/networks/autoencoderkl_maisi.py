@@ -33,6 +33,7 @@ from monai.networks.blocks.autoencoder import (
     encoder_blocks,
     resolve_levels,
 )
+from monai.networks.blocks.reach import Reach, reach_of
 from monai.networks.blocks.spatialattention import SpatialAttentionBlock
 from monai.networks.nets.autoencoderkl import AEKLResBlock, AutoencoderKL
 from monai.networks.state_dict.rules import Misfit, Part
@@ -303,6 +304,11 @@ class MaisiConvolution(nn.Module):
                 return x
             return x.to(weight.dtype) if weight.is_floating_point() else x
 
+    def spatial_reach(self, axis: int) -> Optional[Reach]:
+        """That of its convolution, if there is nothing else in it; see :class:`Reach`."""
+        layers = list(self.conv.children())
+        return reach_of(layers[0], axis) if len(layers) == 1 else None
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, in_channels, sizes) to (B, out_channels, other sizes)."""
         x = self._in_the_type_of_the_weights(x)
@@ -394,6 +400,10 @@ class MaisiUpsample(nn.Module):
             f"as AutoencoderKlMaisi does: {remedy}"
         )
 
+    def spatial_reach(self, axis: int) -> Optional[Reach]:
+        """Interpolation sees one neighbor, and so does what a convolution sees of it; see :class:`Reach`."""
+        return reach_of(self.conv, axis) if self.use_convtranspose else Reach(before=1, after=1, up=2)
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, C, sizes) to (B, C, doubled sizes)."""
         if not self.use_convtranspose:
@@ -439,6 +449,10 @@ class MaisiDownsample(nn.Module):
             print_info=print_info,
             save_mem=save_mem,
         )
+
+    def spatial_reach(self, axis: int) -> Reach:
+        """Output j sees the inputs 2 j to 2 j + 2; see :class:`Reach`."""
+        return Reach(after=1, down=2)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, C, sizes) to (B, C, half the sizes)."""
