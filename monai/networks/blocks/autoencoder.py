@@ -22,6 +22,7 @@ import torch.nn as nn
 import torch.utils.checkpoint
 
 from monai.networks.blocks.attention.options import AttentionOptions
+from monai.networks.blocks.volume_steps import VolumeSteps
 from monai.networks.state_dict.hooks import OldCheckpoints
 
 __all__ = [
@@ -211,6 +212,10 @@ class Cascade(nn.Module):
     def __init__(self, blocks: Sequence[nn.Module]) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
+
+    def volume_steps(self, steps: VolumeSteps, volume: int) -> int:
+        """See :class:`VolumeSteps`."""
+        return steps.add(volume, *self.blocks)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Run ``x``, (B, C, sizes), through the blocks."""

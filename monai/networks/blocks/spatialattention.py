@@ -19,6 +19,7 @@ import torch.nn as nn
 from monai.networks.blocks.attention.options import projection_argument
 from monai.networks.blocks.attention.token_grid import TokenGrid
 from monai.networks.blocks.selfattention import SABlock
+from monai.networks.blocks.volume_steps import VolumeSteps
 from monai.networks.state_dict.hooks import SafeLoading
 
 __all__ = ["SpatialAttentionBlock"]
@@ -81,6 +82,10 @@ class SpatialAttentionBlock(SafeLoading):
     def token_grids(self) -> dict[str, TokenGrid]:
         """See :class:`TokenGrid`."""
         return {"": TokenGrid(holder=self)}
+
+    def volume_steps(self, steps: VolumeSteps, volume: int) -> int:
+        """See :class:`VolumeSteps`."""
+        return steps.attend(volume, self)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """

@@ -32,6 +32,7 @@ from monai.networks.blocks.autoencoder import (
     resolve_levels,
 )
 from monai.networks.blocks.reach import Reach
+from monai.networks.blocks.volume_steps import VolumeSteps
 from monai.utils import ensure_tuple_rep
 
 __all__ = ["AEKLDownsample", "AEKLResBlock", "AsymmetricPad", "AutoencoderKL", "Decoder", "Encoder"]
@@ -124,6 +125,11 @@ class AEKLResBlock(nn.Module):
         self.nin_shortcut: nn.Module = nn.Identity()
         if width != in_channels:
             self.nin_shortcut = _convolution(spatial_dims, in_channels, width, kernel_size=1)
+
+    def volume_steps(self, steps: VolumeSteps, volume: int) -> int:
+        """See :class:`VolumeSteps`."""
+        hidden = steps.add(volume, self.norm1, F.silu, self.conv1)
+        return steps.add(hidden, self.norm2, F.silu, self.conv2, plus=steps.branch(volume, self.nin_shortcut))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, in_channels, sizes) to (B, out_channels, sizes)."""

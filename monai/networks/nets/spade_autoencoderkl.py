@@ -25,6 +25,7 @@ from monai.networks.blocks import Convolution, SpatialAttentionBlock, Upsample
 from monai.networks.blocks.attention.options import AttentionOptions, projection_argument
 from monai.networks.blocks.autoencoder import GaussianLatent, LayerBuilder, decoder_blocks, resolve_levels
 from monai.networks.blocks.spade_norm import SPADE
+from monai.networks.blocks.volume_steps import VolumeSteps
 from monai.networks.nets.autoencoderkl import Encoder
 from monai.utils import ensure_tuple_rep
 
@@ -96,6 +97,14 @@ class SPADEResBlock(nn.Module):
         if "label_nc" not in state:  # the release wrote it
             segmentation: Any = self.norm1.mlp_shared
             self.label_nc = segmentation.conv.in_channels
+
+    def volume_steps(self, steps: VolumeSteps, volume: int) -> int:
+        """See :class:`VolumeSteps`; the segmentation is its second input."""
+        norm: Any = self.norm1
+        hidden = steps.add(volume, norm.param_free_norm, steps.modulation(norm, volume, 1), F.silu, self.conv1)
+        norm, shortcut = self.norm2, steps.branch(volume, self.nin_shortcut)
+        modulation = steps.modulation(norm, hidden, 1)
+        return steps.add(hidden, norm.param_free_norm, modulation, F.silu, self.conv2, plus=shortcut)
 
     def forward(self, x: torch.Tensor, seg: torch.Tensor) -> torch.Tensor:
         """
@@ -214,6 +223,10 @@ class SPADEDecoder(nn.Module):
         self.norm_num_groups, self.norm_eps = norm_num_groups, norm_eps
         self.label_nc = label_nc
         self.blocks = nn.ModuleList(decoder_blocks(layers, in_channels, out_channels, levels, with_nonlocal_attn))
+
+    def volume_steps(self, steps: VolumeSteps, volume: int) -> int:
+        """See :class:`VolumeSteps`."""
+        return steps.add(volume, *self.blocks)
 
     def forward(self, x: torch.Tensor, seg: torch.Tensor) -> torch.Tensor:
         """

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 
 from monai.networks.blocks import Convolution
 from monai.networks.blocks.autoencoder import Cascade, recomputed
+from monai.networks.blocks.volume_steps import VolumeSteps
 from monai.networks.layers import Act
 from monai.networks.layers.utils import get_act_layer
 from monai.networks.layers.vector_quantizer import EMAQuantizer, VectorQuantizer
@@ -72,6 +73,11 @@ class VQVAEResidualUnit(nn.Module):
             bias=bias,
             conv_only=True,
         )
+
+    def volume_steps(self, steps: VolumeSteps, volume: int) -> int:
+        """See :class:`VolumeSteps`."""
+        hidden = steps.add(volume, self.conv1)
+        return steps.add(hidden, self.conv2, plus=steps.branch(volume), then=F.relu)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, in_channels, sizes) to the same shape."""

@@ -58,6 +58,8 @@ import torch
 import torch.nn as nn
 from torch._C._functorch import maybe_current_level
 from torch.autograd import forward_ad
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 __all__ = [
@@ -65,6 +67,7 @@ __all__ = [
     "children_by_key",
     "dispatch_modes",
     "has_hooks",
+    "has_hooks_that_see_values",
     "has_pre_hooks",
     "inputs_of_this_node",
     "inside_of_compiled",
@@ -150,6 +153,13 @@ def has_hooks(module: nn.Module) -> bool:
     return bool(
         module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
     )
+
+
+def has_hooks_that_see_values(module: nn.Module) -> bool:
+    """Whether a module has hooks of its own, not counting those that compute its weights before it runs."""
+    weights = (WeightNorm, SpectralNorm)
+    before = [hook for hook in module._forward_pre_hooks.values() if not isinstance(hook, weights)]
+    return bool(before or module._forward_hooks or module._backward_hooks or module._backward_pre_hooks)
 
 
 def is_watched(module: nn.Module) -> bool:

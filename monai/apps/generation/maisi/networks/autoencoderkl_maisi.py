@@ -35,6 +35,8 @@ from monai.networks.blocks.autoencoder import (
 )
 from monai.networks.blocks.reach import Reach, reach_of
 from monai.networks.blocks.spatialattention import SpatialAttentionBlock
+from monai.networks.blocks.volume_statistics import normalize
+from monai.networks.blocks.volume_steps import VolumeSteps
 from monai.networks.nets.autoencoderkl import AEKLResBlock, AutoencoderKL
 from monai.networks.state_dict.rules import Misfit, Part
 from monai.utils import ensure_tuple_rep
@@ -119,7 +121,10 @@ class MaisiGroupNorm3D(nn.GroupNorm):
         for number, group in enumerate(input.split(self.num_channels // self.num_groups, 1)):
             group = group if group.dtype == torch.float64 else group.float()  # a whole copy would not fit
             if self.norm_float16:
-                groups.append(self._rounded(group, number))
+                axes = list(range(1, group.dim()))
+                mean = group.mean(axes, keepdim=True)
+                deviation = group.var(axes, unbiased=False, keepdim=True).add_(self.eps).sqrt_()
+                groups.append(self._rounded(group, number, mean, deviation))
             else:
                 groups.append(self._normalized(group, number).to(dtype))
         _empty_cuda_cache(self.save_mem)
@@ -141,11 +146,33 @@ class MaisiGroupNorm3D(nn.GroupNorm):
             weight, bias = weight.to(x.dtype), bias.to(x.dtype)
         return torch.group_norm(x, 1, weight, bias, self.eps)
 
-    def _rounded(self, x: torch.Tensor, group: int) -> torch.Tensor:
+    def apply_statistics(self, x: torch.Tensor, mean: torch.Tensor, variance: torch.Tensor) -> torch.Tensor:
+        """
+        Normalize a part of a volume.
+
+        Args:
+            x: the part, (B, num_channels, sizes).
+            mean: of each group in the whole volume, (B, num_groups).
+            variance: likewise.
+
+        Returns:
+            (B, num_channels, sizes), of the type that :meth:`forward` gives
+        """
+        if not self.norm_float16:
+            dtype = torch.float32 if self.weight is None else self.weight.dtype
+            return normalize(x, mean, variance, self.weight, self.bias, self.eps).to(dtype)
+        shape = [x.shape[0]] + [1] * (x.dim() - 1)
+        deviation = (variance + self.eps).sqrt_()
+        groups: list[torch.Tensor] = []
+        for number, group in enumerate(x.split(self.num_channels // self.num_groups, 1)):
+            group = group if group.dtype == torch.float64 else group.float()
+            groups.append(
+                self._rounded(group, number, mean[:, number].view(shape), deviation[:, number].view(shape))
+            )
+        return join_pieces(groups, 1)
+
+    def _rounded(self, x: torch.Tensor, group: int, mean: torch.Tensor, deviation: torch.Tensor) -> torch.Tensor:
         """Normalize the channels ``x`` of a group, (B, C, sizes), rounding the norm, the product and the sum."""
-        axes = list(range(1, x.dim()))
-        mean = x.mean(axes, keepdim=True)
-        deviation = x.var(axes, unbiased=False, keepdim=True).add_(self.eps).sqrt_()
         result = ((x - mean) / deviation).to(torch.float16)
         weight, bias = self._affine_of(group, x.shape[1])
         if weight is not None and bias is not None:
@@ -501,6 +528,11 @@ class MaisiResBlock(nn.Module):
         if width != in_channels:
             self.nin_shortcut = _convolution(spatial_dims, in_channels, width, volumes, kernel_size=1)
 
+    def volume_steps(self, steps: VolumeSteps, volume: int) -> int:
+        """See :class:`VolumeSteps`."""
+        hidden = steps.add(volume, self.norm1, F.silu, self.conv1)
+        return steps.add(hidden, self.norm2, F.silu, self.conv2, plus=steps.branch(volume, self.nin_shortcut))
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, in_channels, sizes) to (B, out_channels, sizes)."""
         hidden = self.norm1(x)
@@ -643,6 +675,10 @@ class _MaisiCascade(Cascade):
     def __init__(self, blocks: Sequence[nn.Module], save_mem: bool) -> None:
         super().__init__(blocks)
         self.save_mem = save_mem
+
+    def volume_steps(self, steps: VolumeSteps, volume: int) -> int:
+        """See :class:`VolumeSteps`."""
+        return steps.add(volume, *self.blocks)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Run ``x``, (B, C, sizes), through the blocks."""

@@ -1,0 +1,303 @@
+# Copyright (c) MONAI Consortium
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""
+A network as steps between which whole volumes rest: what a computation part by part needs to know of it.
+
+A step reads parts of a volume with the neighbors that its layers reach, and writes parts of the next one. Norms over a
+whole volume begin a step, since they need statistics of what the step before wrote. A module of several layers says
+its steps in a method ``volume_steps(steps, volume)``, beside its ``forward``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Union
+
+import torch
+import torch.nn as nn
+
+from monai.networks.blocks.reach import Reach, computes_as_declared, reach_of
+from monai.networks.state_dict.torch_private import has_hooks_that_see_values
+
+__all__ = ["Attend", "Branch", "Layer", "Modulate", "Normalize", "Operation", "Pointwise", "Resize", "Step", "VolumeSteps"]
+
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
+DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+
+
+@dataclass(frozen=True)
+class Pointwise:
+    """A function of every position alone, with an argument ``inplace`` or without."""
+
+    function: Callable[..., torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer that looks at most as far as ``reaches`` says, axis by axis."""
+
+    module: nn.Module
+    reaches: tuple[Reach, ...]
+    name: str
+
+
+@dataclass(frozen=True)
+class Normalize:
+    """A norm by statistics of the whole volume, in ``groups`` of channels."""
+
+    module: nn.Module
+    groups: int
+
+
+@dataclass(frozen=True)
+class Resize:
+    """Nearest-neighbor interpolation to the size of the volume number ``like``."""
+
+    like: int
+
+
+@dataclass(frozen=True)
+class Attend:
+    """A block in which all positions attend to one another."""
+
+    module: nn.Module
+
+
+@dataclass(frozen=True)
+class Branch:
+    """Another volume at the same positions, after operations that look at every position alone."""
+
+    source: int
+    operations: tuple[Operation, ...]
+
+
+@dataclass(frozen=True)
+class Modulate:
+    """x * (1 + scale) + shift, by two other volumes."""
+
+    scale: Branch
+    shift: Branch
+
+
+Operation = Union[Pointwise, Layer, Normalize, Modulate, Resize, Attend]
+
+
+@dataclass(frozen=True)
+class Step:
+    """
+    From one volume to the next.
+
+    Args:
+        source: number of the volume that it reads.
+        operations: what it computes, one after another.
+        plus: what is added to it, or None.
+        then: what is computed of the sum.
+    """
+
+    source: int
+    operations: tuple[Operation, ...]
+    plus: Branch | None = None
+    then: tuple[Pointwise, ...] = ()
+
+
+class VolumeSteps:
+    """
+    The steps of a network. The first volumes are its inputs, volume 0 the one that it works on; every step makes one
+    more.
+
+    Args:
+        network: the network, by whose modules' names errors are told.
+        spatial_dims: number of the volume's spatial axes.
+        inputs: number of inputs. Defaults to 1.
+    """
+
+    def __init__(self, network: nn.Module, spatial_dims: int, inputs: int = 1) -> None:
+        self.spatial_dims = spatial_dims
+        self.inputs = inputs
+        self.steps: list[Step] = []
+        self._names = {id(module): name for name, module in network.named_modules()}
+
+    def add(
+        self,
+        source: int,
+        *layers: nn.Module | Operation | Callable[..., torch.Tensor],
+        plus: Branch | None = None,
+        then: Callable[..., torch.Tensor] | None = None,
+        together: bool = False,
+    ) -> int:
+        """
+        Add layers that follow one another.
+
+        Args:
+            source: number of the volume that the first one gets.
+            layers: modules, operations, and functions of every position alone.
+            plus: what is added to the result, see :meth:`branch`.
+            then: a function of every position alone, applied to the sum.
+            together: whether nothing rests between the layers, although each looks around. Defaults to False.
+
+        Returns:
+            number of the volume that they make
+
+        Raises:
+            TypeError: if a layer is neither known to be local nor says its reach or its steps.
+        """
+        pending: list[Operation] = []
+        for layer in self._flat(layers):
+            if isinstance(layer, nn.Module) and self._says_steps(layer):
+                source = layer.volume_steps(self, self._close(source, pending))  # type: ignore[operator]
+                continue
+            operation = self._operation(layer)
+            if not together and _rests_before(operation, pending):
+                source = self._close(source, pending)
+            pending.append(operation)
+        if plus is None and then is None:
+            return self._close(source, pending)
+        return self._rest(Step(source, tuple(pending), plus, () if then is None else (Pointwise(then),)))
+
+    def branch(self, source: int, *layers: nn.Module | Callable[..., torch.Tensor]) -> Branch:
+        """
+        What :meth:`add` adds to a result: layers that each look at their own position alone.
+
+        Raises:
+            TypeError: if a layer looks further.
+        """
+        operations = [self._operation(layer) for layer in self._flat(layers)]
+        for operation in operations:
+            if not isinstance(operation, (Pointwise, Normalize)) and not _is_local(operation):
+                raise TypeError(f"{operation}: what is added to a residual block should be computed point by point.")
+        return Branch(source, tuple(operations))
+
+    def attend(self, source: int, block: nn.Module) -> int:
+        """Add a block in which all positions attend to one another."""
+        self._refuse_hooks(block)
+        return self._rest(Step(source, (Attend(block),)))
+
+    def modulation(self, spade: Any, volume: int, segmentation: int) -> Modulate:
+        """
+        The scale and shift of a SPADE layer.
+
+        Args:
+            spade: the layer.
+            volume: number of the volume that it normalizes.
+            segmentation: number of the volume that modulates it.
+        """
+        self._refuse_hooks(spade)
+        branches = []
+        for layer in (spade.mlp_gamma, spade.mlp_beta):
+            convolution, *rest = self._flat([layer])
+            raw = self.add(segmentation, Resize(volume), spade.mlp_shared, convolution, together=True)
+            branches.append(self.branch(raw, *rest))
+        return Modulate(*branches)
+
+    def _rest(self, step: Step) -> int:
+        self.steps.append(step)
+        return self.inputs + len(self.steps) - 1
+
+    def _close(self, source: int, pending: list[Operation]) -> int:
+        """Let what the pending operations make rest."""
+        if not pending:
+            return source
+        step = Step(source, tuple(pending))
+        pending.clear()
+        return self._rest(step)
+
+    def _flat(self, layers: Any) -> list[Any]:
+        """Layers in the order of their calls, with those of a sequence in its place."""
+        flat: list[Any] = []
+        for layer in layers:
+            if not isinstance(layer, nn.Module) or self._says_steps(layer):
+                flat.append(layer)
+            elif isinstance(layer, nn.Sequential) and type(layer).forward is nn.Sequential.forward:
+                self._refuse_hooks(layer)
+                flat += self._flat(layer)
+            elif not isinstance(layer, nn.Identity):
+                flat.append(layer)
+        return flat
+
+    def _says_steps(self, module: nn.Module) -> bool:
+        if not computes_as_declared(module, "volume_steps"):
+            return False
+        self._refuse_hooks(module)
+        return True
+
+    def _operation(self, layer: Any) -> Operation:
+        if isinstance(layer, (Modulate, Resize)):
+            return layer
+        if not isinstance(layer, nn.Module):
+            return Pointwise(layer)
+        self._refuse_hooks(layer)
+        if isinstance(layer, DROPOUTS + BATCH_NORMS) and not layer.training:
+            return Pointwise(layer)
+        groups = _norm_groups(layer)
+        if groups:
+            return Normalize(layer, groups)
+        reaches = [reach_of(layer, axis) for axis in range(self.spatial_dims)]
+        known = tuple(reach for reach in reaches if reach is not None)
+        if len(known) < self.spatial_dims or isinstance(layer, DROPOUTS):
+            raise TypeError(self._refusal(layer))
+        return Layer(layer, known, self._name(layer))
+
+    def _name(self, module: nn.Module) -> str:
+        return f"{self._names.get(id(module), '')} ({type(module).__name__})".strip()
+
+    def _refusal(self, layer: nn.Module) -> str:
+        if isinstance(layer, DROPOUTS + BATCH_NORMS):
+            return f"{self._name(layer)} is in training mode, where parts differ from the whole: call eval() first."
+        return (
+            f"{self._name(layer)} cannot be computed in parts: it is not known how far it looks, or it looks at the "
+            "whole volume. A layer of your own says it in a method spatial_reach(axis), which returns a Reach; a "
+            "module of several layers in a method volume_steps(steps, volume)."
+        )
+
+    def _refuse_hooks(self, module: nn.Module) -> None:
+        """
+        Raises:
+            TypeError: if hooks wait for the values of a whole volume.
+        """
+        if has_hooks_that_see_values(module):
+            raise TypeError(
+                f"{self._name(module)} has hooks, which would see parts of a volume or nothing: remove them, or "
+                "compute the volume in one piece."
+            )
+
+
+def _norm_groups(module: nn.Module) -> int:
+    """In how many groups of channels a module normalizes by statistics of the whole volume; 0 if it does not."""
+    if computes_as_declared(module, "apply_statistics") and isinstance(module, nn.GroupNorm):
+        return module.num_groups
+    if isinstance(module, nn.GroupNorm) and type(module).forward is nn.GroupNorm.forward:
+        return module.num_groups
+    if isinstance(module, INSTANCE_NORMS) and not module.track_running_stats:
+        return module.num_features
+    return 0
+
+
+def _is_local(operation: Operation) -> bool:
+    return isinstance(operation, Layer) and all(
+        reach.is_local and reach.up == 1 and reach.down == 1 for reach in operation.reaches
+    )
+
+
+def _rests_before(operation: Operation, pending: list[Operation]) -> bool:
+    """Whether what the pending operations make has to rest before ``operation``: it needs statistics, or looks around."""
+    if not pending:
+        return False
+    if isinstance(operation, Normalize):
+        return True
+    looks = isinstance(operation, Layer) and not all(reach.is_local for reach in operation.reaches)
+    return looks and any(isinstance(each, Layer) and _looks_around(each) for each in pending)
+
+
+def _looks_around(layer: Layer) -> bool:
+    return not all(reach.is_local for reach in layer.reaches)

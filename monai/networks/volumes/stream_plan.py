@@ -1,0 +1,222 @@
+# Copyright (c) MONAI Consortium
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""
+How a streamed network fits into the memory of a device: where its volumes rest, and how large the parts are.
+
+All of it is arithmetic on sizes, before anything is computed.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from monai.networks.blocks.volume_steps import Attend
+from monai.networks.volumes.stream_attention import attends_in_slabs
+from monai.networks.volumes.stream_sizes import Box, SizedStep, Sizes
+
+__all__ = ["MemoryTooSmall", "Plan", "make_plan", "parts"]
+
+THICKNESSES = (32, 8, 1)
+"""Every axis is cut down to the first thickness before one is cut further: thin parts are slow."""
+SHARE_AT_REST = 0.5
+"""Which part of the device's memory volumes may take that rest on it."""
+ATTENTION_AT_ONCE = 12
+"""Norm, tokens, q, k, v, the kernel's copies of them, its result, projection and sum: volumes that attention holds."""
+ATTENTION_IN_PARTS = 3
+"""Keys and values of the whole volume, and what a part adds to them while they are joined."""
+
+
+class MemoryTooSmall(ValueError):
+    """No part fits into the memory that is allowed."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """
+    How a streamed network is computed.
+
+    Args:
+        sizes: the steps and their sizes. Volumes in ``sizes.again`` are computed again where they are read.
+        lengths: how large the parts of each step are, axis by axis.
+        last_uses: the last step that reads each volume that rests.
+        device: how many bytes the device holds at most, beside the weights and the inputs.
+        storage: how many bytes rest at most in the storage.
+    """
+
+    sizes: Sizes
+    lengths: list[tuple[int, ...]]
+    last_uses: dict[int, int]
+    device: int
+    storage: int
+
+    @property
+    def number_of_parts(self) -> int:
+        """How many parts are computed in all."""
+        return sum(self.parts_of(index) for index in range(len(self.lengths)))
+
+    def parts_of(self, index: int) -> int:
+        """In how many parts a step is computed; 0 where it is computed on the way to others only."""
+        if not self.runs(index):
+            return 0
+        step = self.sizes.sized[index]
+        return math.prod(-(-size // length) for size, length in zip(step.result.sizes, self.lengths[index]))
+
+    def runs(self, index: int) -> bool:
+        """Whether a step is computed by itself: its result rests, or others need statistics of it."""
+        number = len(self.sizes.inputs) + index
+        return number not in self.sizes.again or self.is_normalized(number)
+
+    def is_normalized(self, number: int) -> bool:
+        """Whether statistics of a volume are needed."""
+        return any(number in step.normalized() for step in self.sizes.sized)
+
+
+def parts(sizes: tuple[int, ...], lengths: tuple[int, ...]) -> Iterator[Box]:
+    """The parts of a volume, the last axis first."""
+    axes = [
+        [(begin, min(begin + length, size)) for begin in range(0, size, length)] for size, length in zip(sizes, lengths)
+    ]
+    yield from itertools.product(*axes)
+
+
+def make_plan(sizes: Sizes, memory: int, rests_on_device: bool) -> Plan:
+    """
+    Choose where volumes rest, and how large the parts are.
+
+    Args:
+        sizes: the steps and their sizes. It says in ``again`` afterwards what is not kept.
+        memory: how many bytes the device may hold.
+        rests_on_device: whether there is no other storage, so that volumes rest there or are computed again.
+
+    Raises:
+        MemoryTooSmall: if there is a step of which no part fits, with the smallest memory that suffices.
+    """
+    plan = _try_plan(sizes, memory, rests_on_device)
+    if isinstance(plan, Plan):
+        return plan
+    smallest = _smallest_memory(sizes, max(memory, 1), rests_on_device)
+    step = sizes.sized[plan]
+    raise MemoryTooSmall(
+        f"memory={memory:,} bytes are too few for step {plan + 1} of {len(sizes.sized)}, which makes "
+        f"{step.result.channels} channels of {' x '.join(map(str, step.result.sizes))}: the smallest that does is "
+        f"memory={smallest:,}" + (", or less with storage='cpu' or a folder." if rests_on_device else ".")
+    )
+
+
+def _try_plan(sizes: Sizes, memory: int, rests_on_device: bool) -> Plan | int:
+    """A plan, or the number of the first step of which no part fits."""
+    sizes.again = set()
+    if not rests_on_device:
+        return _plan_with(sizes, memory, rests_on_device)
+    # the more volumes rest, the less is computed again; limits that do not depend on the memory make sure that what
+    # fits into a smaller one fits
+    limits = sorted({0, *_bytes_at_rest(sizes, sizes.last_uses())}, reverse=True)
+    found: Plan | int = 0
+    for limit in (limit for limit in limits if limit <= memory * SHARE_AT_REST):
+        _compute_again(sizes, limit)
+        found = _plan_with(sizes, memory, rests_on_device)
+        if isinstance(found, Plan):
+            break
+    return found
+
+
+def _plan_with(sizes: Sizes, memory: int, rests_on_device: bool) -> Plan | int:
+    """Choose the parts, when it is known what rests."""
+    last_uses = sizes.last_uses()
+    at_rest = _bytes_at_rest(sizes, last_uses)
+    lengths, most = [], 0
+    for index in range(len(sizes.sized)):
+        resting = at_rest[index] if rests_on_device else 0
+        found = _largest_parts(sizes, index, memory - resting)
+        if found is None:
+            return index
+        lengths.append(found[0])
+        most = max(most, resting + found[1])
+    return Plan(sizes, lengths, last_uses, most, 0 if rests_on_device else max(at_rest))
+
+
+def _smallest_memory(sizes: Sizes, memory: int, rests_on_device: bool) -> int:
+    """The smallest memory for which there is a plan, to a tenth of a percent."""
+    low, high = memory, memory * 2
+    while not isinstance(_try_plan(sizes, high, rests_on_device), Plan):
+        low, high = high, high * 2
+    while high - low > max(1, high // 1000):
+        middle = (low + high) // 2
+        if isinstance(_try_plan(sizes, middle, rests_on_device), Plan):
+            high = middle
+        else:
+            low = middle
+    return high
+
+
+def _compute_again(sizes: Sizes, memory: int) -> None:
+    """Do not keep some volumes, so that those that rest at the same time take at most ``memory`` bytes."""
+    first = len(sizes.inputs)
+    sizes.again = again = set()
+    for index, step in enumerate(sizes.sized):
+        last = index == len(sizes.sized) - 1
+        attends = any(isinstance(operation, Attend) for operation in step.step.operations)
+        if not last and not attends and max(_bytes_at_rest(sizes, sizes.last_uses())[: index + 1]) > memory:
+            again.add(first + index)
+
+
+def _bytes_at_rest(sizes: Sizes, last_uses: dict[int, int]) -> list[int]:
+    """How many bytes rest while each step is computed, with its result."""
+    first, found = len(sizes.inputs), []
+    for index in range(len(sizes.sized)):
+        resting = 0
+        for made in range(index + 1):
+            number = first + made
+            kept = number not in sizes.again
+            if kept and (made == index or last_uses.get(number, made) >= index):
+                resting += sizes.volume(number).bytes
+        found.append(resting)
+    return found
+
+
+def _largest_parts(sizes: Sizes, index: int, memory: int) -> tuple[tuple[int, ...], int] | None:
+    """The largest parts of a step that fit into ``memory`` bytes, and how many bytes they take; None if none fits."""
+    step = sizes.sized[index]
+    if any(isinstance(operation, Attend) for operation in step.step.operations):
+        return _largest_parts_of_attention(step, memory)
+    lengths, unit = list(step.result.sizes), step.unit
+    taken = sizes.part_bytes(index, tuple(lengths))
+    for thickness in THICKNESSES:
+        for axis in range(len(lengths)):
+            while taken > memory and lengths[axis] > thickness * unit:
+                lengths[axis] = _next_smaller(step.result.sizes[axis], lengths[axis], unit)
+                taken = sizes.part_bytes(index, tuple(lengths))
+    return (tuple(lengths), taken) if taken <= memory else None
+
+
+def _next_smaller(size: int, length: int, unit: int) -> int:
+    """The length of parts of which there is at least one more, all of about the same length."""
+    pieces = -(-size // length) + 1
+    units = -(-size // unit)
+    return max(1, min(length // unit - 1, -(-units // pieces))) * unit
+
+
+def _largest_parts_of_attention(step: SizedStep, memory: int) -> tuple[tuple[int, ...], int] | None:
+    """Attention takes slabs along the first axis, beside the keys and values of the whole volume."""
+    volume, operation = step.result, step.step.operations[0]
+    size, *others = volume.sizes
+    in_slabs = isinstance(operation, Attend) and attends_in_slabs(operation.module)
+    for number in range(1, size + 1 if in_slabs else 2):
+        length = -(-size // number)
+        slab = ATTENTION_AT_ONCE * volume.bytes_of((length, *others))
+        taken = slab if number == 1 else slab + ATTENTION_IN_PARTS * volume.bytes
+        if taken <= memory:
+            return (length, *others), taken
+    return None

@@ -1,0 +1,311 @@
+# Copyright (c) MONAI Consortium
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Computes a streamed network: step by step, part by part."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+from monai.networks.blocks.reach import computes_as_declared
+from monai.networks.blocks.volume_statistics import Statistics, normalize
+from monai.networks.blocks.volume_steps import (
+    Attend,
+    Branch,
+    Layer,
+    Modulate,
+    Normalize,
+    Operation,
+    Pointwise,
+    Resize,
+    Step,
+    VolumeSteps,
+)
+from monai.networks.volumes.stream_attention import attend_in_slabs
+from monai.networks.volumes.stream_plan import Plan, parts
+from monai.networks.volumes.stream_sizes import Box, SizedStep, Sizes, VolumeSize, nearest_positions
+from monai.networks.volumes.stream_storage import Storage, Transfers, part_of
+
+__all__ = ["Run", "measure_steps"]
+
+IN_PLACE = {F.silu, F.relu}
+
+
+class Operations:
+    """
+    Computes the operations of steps on parts.
+
+    Args:
+        read: gives a part of a volume on the device, by the volume's number, and whether it is a copy that may be
+            overwritten.
+        statistics: gives mean and variance of the groups of a volume.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[int, Box], tuple[torch.Tensor, bool]],
+        statistics: Callable[[int, int], tuple[torch.Tensor, torch.Tensor]],
+    ) -> None:
+        self.read = read
+        self.statistics = statistics
+
+    def part(self, step: SizedStep, box: Box) -> torch.Tensor:
+        """Compute a part of what a step makes."""
+        boxes = step.boxes(box)
+        x, own = self.read(step.step.source, boxes[0])
+        for index, operation in enumerate(step.step.operations):
+            x = self._apply(operation, x, own, step, index, boxes)
+            own = True
+        if step.step.plus is not None:
+            x = _sum(x, own, self.branch(step.step.plus, box))
+        for operation in step.step.then:
+            x = _pointwise(operation.function, x, True)
+        return x
+
+    def branch(self, branch: Branch, box: Box) -> torch.Tensor:
+        """Compute a part of what is added to a result, or modulates one."""
+        x, own = self.read(branch.source, box)
+        for operation in branch.operations:
+            if isinstance(operation, Layer):
+                x = operation.module(x)
+            elif isinstance(operation, Normalize):
+                x = self._normalize(operation, x, branch.source)
+            elif isinstance(operation, Pointwise):
+                x = _pointwise(operation.function, x, own)
+            own = True
+        return x
+
+    def _apply(
+        self, operation: Operation, x: torch.Tensor, own: bool, step: SizedStep, index: int, boxes: Sequence[Box]
+    ) -> torch.Tensor:
+        if isinstance(operation, Layer):
+            return _layer(operation, x, boxes[index + 1])
+        if isinstance(operation, Normalize):
+            return self._normalize(operation, x, step.step.source)
+        if isinstance(operation, Modulate):
+            scale, shift = self.branch(operation.scale, boxes[index]), self.branch(operation.shift, boxes[index])
+            return x * (1 + scale) + shift
+        if isinstance(operation, Resize):
+            return _resize(x, step.volumes[index], step.volumes[index + 1], boxes[index], boxes[index + 1])
+        if isinstance(operation, Pointwise):
+            return _pointwise(operation.function, x, own)
+        raise TypeError(f"{operation} is no operation on parts.")
+
+    def _normalize(self, operation: Normalize, x: torch.Tensor, source: int) -> torch.Tensor:
+        module: Any = operation.module
+        mean, variance = self.statistics(source, operation.groups)
+        if computes_as_declared(module, "apply_statistics"):
+            found: torch.Tensor = module.apply_statistics(x, mean, variance)
+            return found
+        x = x.to(_type_of_norm(module, x))
+        return normalize(x, mean, variance, module.weight, module.bias, module.eps)
+
+
+def _type_of_norm(module: nn.Module, x: torch.Tensor) -> torch.dtype:
+    """Which type a norm gives here: autocast decides it, too."""
+    found: torch.Tensor = module(x.new_zeros((1, x.shape[1]) + (2,) * (x.dim() - 2)))
+    return found.dtype
+
+
+def _layer(layer: Layer, x: torch.Tensor, box: Box) -> torch.Tensor:
+    """Run a layer, and cut what it makes of the neighbors away."""
+    x = layer.module(x)
+    for axis, (reach, (begin, end)) in enumerate(zip(layer.reaches, box)):
+        x = x.narrow(axis + 2, _skipped(reach, begin), end - begin)
+    return x
+
+
+def _skipped(reach: Any, begin: int) -> int:
+    first = begin // reach.up * reach.up
+    return int(reach.skipped(first)) + begin - first
+
+
+def _pointwise(function: Callable[..., torch.Tensor], x: torch.Tensor, own: bool) -> torch.Tensor:
+    return function(x, inplace=True) if own and function in IN_PLACE else function(x)
+
+
+def _sum(x: torch.Tensor, own: bool, other: torch.Tensor) -> torch.Tensor:
+    return x.add_(other) if own and torch.result_type(x, other) == x.dtype else other + x
+
+
+def _resize(x: torch.Tensor, old: VolumeSize, new: VolumeSize, box: Box, new_box: Box) -> torch.Tensor:
+    for axis, (size, goal) in enumerate(zip(old.sizes, new.sizes)):
+        begin, end = new_box[axis]
+        positions = nearest_positions(size, goal)[begin:end] - box[axis][0]
+        x = x.index_select(axis + 2, positions.to(x.device))
+    return x
+
+
+def measure_steps(steps: VolumeSteps, inputs: Sequence[VolumeSize], device: torch.device) -> Sizes:
+    """
+    Find the sizes of all volumes: channels and types by running each step on a few positions.
+
+    Args:
+        steps: the steps.
+        inputs: sizes of the inputs.
+        device: the device that computes.
+
+    Raises:
+        ValueError: if an axis is too short for a layer.
+    """
+    sizes = Sizes(steps, list(inputs))
+    for step in steps.steps:
+        sizes.sized.append(_measured(step, sizes, device))
+    return sizes
+
+
+def _measured(step: Step, sizes: Sizes, device: torch.device) -> SizedStep:
+    source = sizes.volume(step.source)
+    axes = [source.sizes]
+    for operation in step.operations:
+        axes.append(_sizes_after(operation, axes[-1], sizes))
+    blank = [VolumeSize(source.batch, source.channels, each, source.dtype) for each in axes]
+    if isinstance(step.operations[0], Attend):
+        return SizedStep(step, (source, source), source)
+    volumes = [source]
+
+    def read(number: int, box: Box) -> tuple[torch.Tensor, bool]:
+        volume = sizes.volume(number)
+        shape = (1, volume.channels, *(end - begin for begin, end in box))
+        return torch.zeros(shape, dtype=volume.dtype, device=device), True
+
+    def statistics(number: int, groups: int) -> tuple[torch.Tensor, torch.Tensor]:
+        dtype = torch.float64 if sizes.volume(number).dtype == torch.float64 else torch.float32
+        return torch.zeros(1, groups, dtype=dtype, device=device), torch.ones(1, groups, dtype=dtype, device=device)
+
+    run = Operations(read, statistics)
+    for index in range(len(step.operations)):
+        trial = SizedStep(Step(step.source, step.operations[: index + 1]), tuple(blank[: index + 2]), blank[index + 1])
+        found = run.part(trial, _corner(axes[index + 1]))
+        volumes.append(VolumeSize(source.batch, found.shape[1], axes[index + 1], found.dtype))
+    whole = SizedStep(step, tuple(blank), blank[-1])
+    found = run.part(whole, _corner(axes[-1]))
+    return SizedStep(step, tuple(volumes), VolumeSize(source.batch, found.shape[1], axes[-1], found.dtype))
+
+
+def _corner(sizes: tuple[int, ...]) -> Box:
+    return tuple((0, min(1, size)) for size in sizes)
+
+
+def _sizes_after(operation: Operation, before: tuple[int, ...], sizes: Sizes) -> tuple[int, ...]:
+    if isinstance(operation, Resize):
+        return sizes.volume(operation.like).sizes
+    if not isinstance(operation, Layer):
+        return before
+    after = tuple(reach.output_size(size) for reach, size in zip(operation.reaches, before))
+    if min(after) < 1:
+        raise ValueError(f"{operation.name} makes nothing of {' x '.join(map(str, before))} positions: too few.")
+    return after
+
+
+class Run:
+    """
+    One computation of a streamed network.
+
+    Args:
+        plan: how it is computed.
+        inputs: the inputs, (B, C, sizes) each, on any device.
+        storage: where volumes rest.
+        device: the device that computes.
+        advance: called after every part.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        inputs: Sequence[torch.Tensor],
+        storage: Storage,
+        device: torch.device,
+        advance: Callable[[], Any],
+    ) -> None:
+        self.plan = plan
+        self.storage = storage
+        self.advance = advance
+        self.transfers = Transfers(device)
+        self.resting: dict[int, torch.Tensor] = dict(enumerate(inputs))
+        self.known: dict[int, Statistics] = {}
+        self.passing: dict[int, tuple[Box, torch.Tensor]] = {}
+        self.operations = Operations(self._read, self._statistics)
+
+    def result(self) -> torch.Tensor:
+        """Compute all steps, and return what the last one makes, where it rests."""
+        sizes = self.plan.sizes
+        for index in range(len(sizes.sized)):
+            if self.plan.runs(index):
+                self._run(index)
+            self._forget(index)
+        self.transfers.finish()
+        return self.resting[len(sizes.inputs) + len(sizes.sized) - 1]
+
+    def _run(self, index: int) -> None:
+        sizes, lengths = self.plan.sizes, self.plan.lengths[index]
+        step, number = sizes.sized[index], len(sizes.inputs) + index
+        statistics = Statistics() if self.plan.is_normalized(number) else None
+        target = None if number in sizes.again else self.storage.empty(step.result)
+        for box, part in self._parts(step, lengths):
+            if statistics is not None:
+                statistics.add(part)
+            if target is not None:
+                self.transfers.write(part_of(target, box), part)
+            self.advance()
+        if target is not None:
+            self.resting[number] = target
+        if statistics is not None:
+            self.known[number] = statistics
+
+    def _parts(self, step: SizedStep, lengths: tuple[int, ...]) -> Any:
+        operation = step.step.operations[0]
+        if isinstance(operation, Attend):
+            source = self._whole(step.step.source)
+            yield from attend_in_slabs(operation.module, source, lengths[0], self.transfers)
+            return
+        for box in parts(step.result.sizes, lengths):
+            self.passing.clear()
+            yield box, self.operations.part(step, box)
+        self.passing.clear()
+
+    def _whole(self, number: int) -> torch.Tensor:
+        if number in self.resting:
+            return self.resting[number]
+        return self._read(number, self.plan.sizes.volume(number).whole)[0]
+
+    def _read(self, number: int, box: Box) -> tuple[torch.Tensor, bool]:
+        """A part of a volume on the device, and whether it may be overwritten."""
+        if number not in self.plan.sizes.again:
+            part = part_of(self.resting[number], box)
+            copy = self.transfers.read(part)
+            return copy, copy is not part
+        if number in self.passing:
+            held_box, held = self.passing[number]
+            return part_of(held, _within(box, held_box)), False
+        part = self.operations.part(self.plan.sizes.step_of(number), box)
+        if self.plan.sizes.readers(number) > 1:
+            self.passing[number] = box, part
+            return part, False
+        return part, True
+
+    def _statistics(self, number: int, groups: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.known[number].of_groups(groups)
+
+    def _forget(self, index: int) -> None:
+        """Let go of what no later step reads."""
+        for number, last in self.plan.last_uses.items():
+            if last == index:
+                self.resting.pop(number, None)
+
+
+def _within(box: Box, outer: Box) -> Box:
+    return tuple((begin - first, end - first) for (begin, end), (first, _) in zip(box, outer))

@@ -1,0 +1,154 @@
+# Copyright (c) MONAI Consortium
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Where volumes rest between the steps of a streamed network: in memory, or in files of a folder."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import torch
+
+from monai.networks.volumes.stream_sizes import Box, VolumeSize
+
+__all__ = ["FolderStorage", "MemoryStorage", "Storage", "Transfers"]
+
+
+class MemoryStorage:
+    """
+    Volumes rest in the memory of a device.
+
+    Args:
+        device: the device.
+        pinned: whether they rest in pages that a GPU reads by itself. Defaults to False.
+    """
+
+    def __init__(self, device: torch.device, pinned: bool = False) -> None:
+        self.device = device
+        self.pinned = pinned
+
+    def empty(self, volume: VolumeSize) -> torch.Tensor:
+        """A volume without values, (B, C, sizes), in which slabs along the first axis are contiguous."""
+        shape = _shape_at_rest(volume)
+        pinned = self.pinned and volume.bytes > 0
+        return _as_volume(torch.empty(shape, dtype=volume.dtype, device=self.device, pin_memory=pinned))
+
+    def check_room(self, size: int) -> None:
+        """Memory says by itself when there is no more."""
+
+
+class FolderStorage:
+    """
+    Volumes rest in files, mapped into memory. A file is gone when its volume is.
+
+    Args:
+        folder: an existing folder.
+
+    Raises:
+        NotADirectoryError: if it does not exist.
+    """
+
+    device = torch.device("cpu")
+
+    def __init__(self, folder: str | os.PathLike) -> None:
+        self.folder = Path(folder)
+        if not self.folder.is_dir():
+            raise NotADirectoryError(f"storage={str(folder)!r} should be 'cpu', None or an existing folder.")
+
+    def empty(self, volume: VolumeSize) -> torch.Tensor:
+        """A volume without values, (B, C, sizes), in which slabs along the first axis are contiguous."""
+        shape = _shape_at_rest(volume)
+        number = math.prod(shape)
+        if number == 0:
+            return _as_volume(torch.empty(shape, dtype=volume.dtype))
+        self.check_room(volume.bytes)
+        handle, path = tempfile.mkstemp(dir=self.folder, prefix="volume-")
+        os.close(handle)
+        try:
+            data = torch.from_file(path, shared=True, size=number, dtype=volume.dtype)
+        finally:
+            os.unlink(path)  # the mapping keeps the file until the tensor is gone
+        return _as_volume(data.view(shape))
+
+    def check_room(self, size: int) -> None:
+        """
+        Raises:
+            OSError: if the disk has less than ``size`` bytes free: writing to a mapped file would end the process.
+        """
+        free = shutil.disk_usage(self.folder).free
+        if free < size:
+            raise OSError(f"{str(self.folder)!r} has {free:,} bytes free, but {size:,} are needed: use another folder.")
+
+
+Storage = MemoryStorage | FolderStorage
+
+
+def _shape_at_rest(volume: VolumeSize) -> tuple[int, ...]:
+    first, *others = volume.sizes
+    return (first, volume.batch, volume.channels, *others)
+
+
+def _as_volume(data: torch.Tensor) -> torch.Tensor:
+    return data.movedim(0, 2)
+
+
+def part_of(volume: torch.Tensor, box: Box) -> torch.Tensor:
+    """The part of a volume, (B, C, sizes), in ``box``, as a view."""
+    for axis, (begin, end) in enumerate(box):
+        volume = volume.narrow(axis + 2, begin, end - begin)
+    return volume
+
+
+class Transfers:
+    """
+    Copies parts between the device and where volumes rest; on a GPU while it computes.
+
+    Args:
+        device: the device that computes.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def read(self, part: torch.Tensor) -> torch.Tensor:
+        """A part on the device; where it rests there, the part itself."""
+        if part.device == self.device:
+            return part
+        if self.stream is None:
+            return part.to(self.device)
+        with torch.cuda.stream(self.stream):
+            copy = part.to(self.device, non_blocking=True)
+        current = torch.cuda.current_stream(self.device)
+        current.wait_stream(self.stream)
+        copy.record_stream(current)
+        return copy
+
+    def write(self, target: torch.Tensor, part: torch.Tensor) -> None:
+        """Put a part of the device to where it rests."""
+        if self.stream is None or target.device == self.device:
+            target.copy_(part)
+            return
+        self.stream.synchronize()  # one part on its way at a time: the device has no memory for more
+        part = part.contiguous()
+        self.stream.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(self.stream):
+            target.copy_(part, non_blocking=True)
+        part.record_stream(self.stream)
+
+    def finish(self) -> None:
+        """Wait until everything is where it rests."""
+        if self.stream is not None:
+            self.stream.synchronize()
