@@ -29,7 +29,18 @@ import torch.nn as nn
 from monai.networks.blocks.reach import Reach, computes_as_declared, reach_of
 from monai.networks.state_dict.torch_private import has_hooks_that_see_values
 
-__all__ = ["Attend", "Branch", "Layer", "Modulate", "Normalize", "Operation", "Pointwise", "Resize", "Step", "VolumeSteps"]
+__all__ = [
+    "Attend",
+    "Branch",
+    "Layer",
+    "Modulate",
+    "Normalize",
+    "Operation",
+    "Pointwise",
+    "Resize",
+    "Step",
+    "VolumeSteps",
+]
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
@@ -45,9 +56,9 @@ class Pointwise:
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer that looks at most as far as ``reaches`` says, axis by axis."""
+    """A layer that looks at most as far as ``reaches`` says, axis by axis; ``call`` computes it."""
 
-    module: nn.Module
+    call: Callable[[torch.Tensor], torch.Tensor]
     reaches: tuple[Reach, ...]
     name: str
 
@@ -246,7 +257,16 @@ class VolumeSteps:
         known = tuple(reach for reach in reaches if reach is not None)
         if len(known) < self.spatial_dims or isinstance(layer, DROPOUTS):
             raise TypeError(self._refusal(layer))
-        return Layer(layer, known, self._name(layer))
+        return Layer(self._call_of(layer), known, self._name(layer))
+
+    def _call_of(self, layer: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
+        """What computes a layer: one that cuts volumes by itself has a method ``in_one_piece`` that does not."""
+        if not computes_as_declared(layer, "in_one_piece"):
+            return layer
+        for module in layer.modules():
+            self._refuse_hooks(module)
+        call: Callable[[torch.Tensor], torch.Tensor] = layer.in_one_piece  # type: ignore[assignment]
+        return call
 
     def _name(self, module: nn.Module) -> str:
         return f"{self._names.get(id(module), '')} ({type(module).__name__})".strip()

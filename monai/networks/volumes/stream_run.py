@@ -80,7 +80,7 @@ class Operations:
         x, own = self.read(branch.source, box)
         for operation in branch.operations:
             if isinstance(operation, Layer):
-                x = operation.module(x)
+                x = operation.call(x)
             elif isinstance(operation, Normalize):
                 x = self._normalize(operation, x, branch.source)
             elif isinstance(operation, Pointwise):
@@ -96,7 +96,9 @@ class Operations:
         if isinstance(operation, Normalize):
             return self._normalize(operation, x, step.step.source)
         if isinstance(operation, Modulate):
-            scale, shift = self.branch(operation.scale, boxes[index]), self.branch(operation.shift, boxes[index])
+            scale, shift = (self.branch(each, boxes[index]) for each in (operation.scale, operation.shift))
+            if operation.scale.operations and x.dtype == scale.dtype == shift.dtype:
+                return scale.add_(1).mul_(x).add_(shift)  # nobody else holds it
             return x * (1 + scale) + shift
         if isinstance(operation, Resize):
             return _resize(x, step.volumes[index], step.volumes[index + 1], boxes[index], boxes[index + 1])
@@ -122,7 +124,7 @@ def _type_of_norm(module: nn.Module, x: torch.Tensor) -> torch.dtype:
 
 def _layer(layer: Layer, x: torch.Tensor, box: Box) -> torch.Tensor:
     """Run a layer, and cut what it makes of the neighbors away."""
-    x = layer.module(x)
+    x = layer.call(x)
     for axis, (reach, (begin, end)) in enumerate(zip(layer.reaches, box)):
         x = x.narrow(axis + 2, _skipped(reach, begin), end - begin)
     return x

@@ -153,6 +153,15 @@ def _length_needed(reach: Reach, length: int, size: int) -> int:
     return min(size, -(-length * reach.down // reach.up) + reach.before + reach.after + reach.down + (reach.up > 1))
 
 
+def _made_of(operation: Operation, before: tuple[int, ...], after: tuple[int, ...]) -> tuple[int, ...]:
+    """How many positions an operation makes, before those of the neighbors are cut away."""
+    if not isinstance(operation, Layer):
+        return after
+    return tuple(
+        max(length * reach.up // reach.down, kept) for reach, length, kept in zip(operation.reaches, before, after)
+    )
+
+
 @dataclass
 class Meter:
     """Counts the bytes that are held at once."""
@@ -234,7 +243,7 @@ class Sizes:
         for operation, before, after, volumes in zip(
             step.step.operations, needed, needed[1:], zip(step.volumes, step.volumes[1:])
         ):
-            into, out = volumes[0].bytes_of(before), volumes[1].bytes_of(after)
+            into, out = volumes[0].bytes_of(before), volumes[1].bytes_of(_made_of(operation, before, after))
             if isinstance(operation, Modulate):
                 for branch in (operation.scale, operation.shift):
                     x += self._count_branch(branch, after, step, meter, held)
@@ -261,9 +270,7 @@ class Sizes:
         meter.free(read)
         return meter.hold(made)
 
-    def _count_read(
-        self, number: int, lengths: tuple[int, ...], meter: Meter, held: set[int]
-    ) -> int:
+    def _count_read(self, number: int, lengths: tuple[int, ...], meter: Meter, held: set[int]) -> int:
         if number not in self.again:
             return meter.hold(self.volume(number).bytes_of(lengths))
         if number in held:

@@ -166,9 +166,7 @@ class MaisiGroupNorm3D(nn.GroupNorm):
         groups: list[torch.Tensor] = []
         for number, group in enumerate(x.split(self.num_channels // self.num_groups, 1)):
             group = group if group.dtype == torch.float64 else group.float()
-            groups.append(
-                self._rounded(group, number, mean[:, number].view(shape), deviation[:, number].view(shape))
-            )
+            groups.append(self._rounded(group, number, mean[:, number].view(shape), deviation[:, number].view(shape)))
         return join_pieces(groups, 1)
 
     def _rounded(self, x: torch.Tensor, group: int, mean: torch.Tensor, deviation: torch.Tensor) -> torch.Tensor:
@@ -336,6 +334,11 @@ class MaisiConvolution(nn.Module):
         layers = list(self.conv.children())
         return reach_of(layers[0], axis) if len(layers) == 1 else None
 
+    def in_one_piece(self, x: torch.Tensor) -> torch.Tensor:
+        """What :meth:`forward` computes, for callers that cut the volume themselves."""
+        out: torch.Tensor = self.conv(self._in_the_type_of_the_weights(x))
+        return out
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, in_channels, sizes) to (B, out_channels, other sizes)."""
         x = self._in_the_type_of_the_weights(x)
@@ -431,6 +434,12 @@ class MaisiUpsample(nn.Module):
         """Interpolation sees one neighbor, and so does what a convolution sees of it; see :class:`Reach`."""
         return reach_of(self.conv, axis) if self.use_convtranspose else Reach(before=1, after=1, up=2)
 
+    def in_one_piece(self, x: torch.Tensor) -> torch.Tensor:
+        """What :meth:`forward` computes, for callers that cut the volume themselves."""
+        if not self.use_convtranspose:
+            x = F.interpolate(x, scale_factor=2.0, mode=["linear", "bilinear", "trilinear"][x.dim() - 3])
+        return self.conv.in_one_piece(x)
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, C, sizes) to (B, C, doubled sizes)."""
         if not self.use_convtranspose:
@@ -480,6 +489,10 @@ class MaisiDownsample(nn.Module):
     def spatial_reach(self, axis: int) -> Reach:
         """Output j sees the inputs 2 j to 2 j + 2; see :class:`Reach`."""
         return Reach(after=1, down=2)
+
+    def in_one_piece(self, x: torch.Tensor) -> torch.Tensor:
+        """What :meth:`forward` computes, for callers that cut the volume themselves."""
+        return self.conv.in_one_piece(F.pad(x, list(self.pad)))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, C, sizes) to (B, C, half the sizes)."""
