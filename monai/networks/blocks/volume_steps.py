@@ -131,9 +131,11 @@ class VolumeSteps:
         network: the network, by whose modules' names errors are told.
         spatial_dims: number of the volume's spatial axes.
         inputs: number of inputs. Defaults to 1.
+        checks_mode: whether layers are refused that differ from the whole in training mode. Defaults to True.
     """
 
-    def __init__(self, network: nn.Module, spatial_dims: int, inputs: int = 1) -> None:
+    def __init__(self, network: nn.Module, spatial_dims: int, inputs: int = 1, checks_mode: bool = True) -> None:
+        self.checks_mode = checks_mode
         self.spatial_dims = spatial_dims
         self.inputs = inputs
         self.steps: list[Step] = []
@@ -248,14 +250,18 @@ class VolumeSteps:
         if not isinstance(layer, nn.Module):
             return Pointwise(layer)
         self._refuse_hooks(layer)
-        if isinstance(layer, DROPOUTS + BATCH_NORMS) and not layer.training:
+        if isinstance(layer, DROPOUTS + BATCH_NORMS):
+            if layer.training and self.checks_mode and getattr(layer, "p", 1):
+                raise TypeError(
+                    f"{self._name(layer)} is in training mode, where parts differ from the whole: call eval() first."
+                )
             return Pointwise(layer)
         groups = _norm_groups(layer)
         if groups:
             return Normalize(layer, groups)
         reaches = [reach_of(layer, axis) for axis in range(self.spatial_dims)]
         known = tuple(reach for reach in reaches if reach is not None)
-        if len(known) < self.spatial_dims or isinstance(layer, DROPOUTS):
+        if len(known) < self.spatial_dims:
             raise TypeError(self._refusal(layer))
         return Layer(self._call_of(layer), known, self._name(layer))
 
@@ -272,8 +278,6 @@ class VolumeSteps:
         return f"{self._names.get(id(module), '')} ({type(module).__name__})".strip()
 
     def _refusal(self, layer: nn.Module) -> str:
-        if isinstance(layer, DROPOUTS + BATCH_NORMS):
-            return f"{self._name(layer)} is in training mode, where parts differ from the whole: call eval() first."
         return (
             f"{self._name(layer)} cannot be computed in parts: it is not known how far it looks, or it looks at the "
             "whole volume. A layer of your own says it in a method spatial_reach(axis), which returns a Reach; a "

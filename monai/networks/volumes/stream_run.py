@@ -37,7 +37,7 @@ from monai.networks.blocks.volume_steps import (
 from monai.networks.volumes.stream_attention import attend_in_slabs
 from monai.networks.volumes.stream_plan import Plan, parts
 from monai.networks.volumes.stream_sizes import Box, SizedStep, Sizes, VolumeSize, nearest_positions
-from monai.networks.volumes.stream_storage import Storage, Transfers, part_of
+from monai.networks.volumes.stream_storage import Layout, Storage, Transfers, part_of
 
 __all__ = ["Run", "measure_steps"]
 
@@ -222,6 +222,7 @@ class Run:
         inputs: the inputs, (B, C, sizes) each, on any device.
         storage: where volumes rest.
         device: the device that computes.
+        layout: what is contiguous in the result.
         advance: called after every part.
     """
 
@@ -231,10 +232,12 @@ class Run:
         inputs: Sequence[torch.Tensor],
         storage: Storage,
         device: torch.device,
+        layout: Layout,
         advance: Callable[[], Any],
     ) -> None:
         self.plan = plan
         self.storage = storage
+        self.layout = layout
         self.advance = advance
         self.transfers = Transfers(device)
         self.resting: dict[int, torch.Tensor] = dict(enumerate(inputs))
@@ -256,7 +259,8 @@ class Run:
         sizes, lengths = self.plan.sizes, self.plan.lengths[index]
         step, number = sizes.sized[index], len(sizes.inputs) + index
         statistics = Statistics() if self.plan.is_normalized(number) else None
-        target = None if number in sizes.again else self.storage.empty(step.result)
+        layout = self.layout if index == len(sizes.sized) - 1 else Layout.SLABS
+        target = None if number in sizes.again else self.storage.empty(step.result, layout)
         for box, part in self._parts(step, lengths):
             if statistics is not None:
                 statistics.add(part)

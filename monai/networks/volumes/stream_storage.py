@@ -17,13 +17,29 @@ import math
 import os
 import shutil
 import tempfile
+from enum import Enum
 from pathlib import Path
 
 import torch
 
 from monai.networks.volumes.stream_sizes import Box, VolumeSize
 
-__all__ = ["FolderStorage", "MemoryStorage", "Storage", "Transfers"]
+__all__ = ["FolderStorage", "Layout", "MemoryStorage", "Storage", "Transfers", "layout_of", "part_of"]
+
+
+class Layout(Enum):
+    """What is contiguous in a volume: slabs along its first axis, every channel, or the channels of every position."""
+
+    SLABS = "slabs"
+    CHANNELS = "channels"
+    CHANNELS_LAST = "channels last"
+
+
+def layout_of(x: torch.Tensor) -> Layout:
+    """The layout of ``x``, (B, C, sizes)."""
+    if x.is_contiguous() or not x.movedim(1, -1).is_contiguous():
+        return Layout.CHANNELS
+    return Layout.CHANNELS_LAST
 
 
 class MemoryStorage:
@@ -39,11 +55,21 @@ class MemoryStorage:
         self.device = device
         self.pinned = pinned
 
-    def empty(self, volume: VolumeSize) -> torch.Tensor:
-        """A volume without values, (B, C, sizes), in which slabs along the first axis are contiguous."""
-        shape = _shape_at_rest(volume)
-        pinned = self.pinned and volume.bytes > 0
-        return _as_volume(torch.empty(shape, dtype=volume.dtype, device=self.device, pin_memory=pinned))
+    def empty(self, volume: VolumeSize, layout: Layout) -> torch.Tensor:
+        """
+        A volume without values.
+
+        Args:
+            volume: its size.
+            layout: what is contiguous in it.
+
+        Returns:
+            (B, C, sizes)
+        """
+        empty = torch.empty(
+            _shape_at_rest(volume, layout), dtype=volume.dtype, device=self.device, pin_memory=self.pinned
+        )
+        return _as_volume(empty, layout)
 
     def check_room(self, size: int) -> None:
         """Memory says by itself when there is no more."""
@@ -67,20 +93,17 @@ class FolderStorage:
         if not self.folder.is_dir():
             raise NotADirectoryError(f"storage={str(folder)!r} should be 'cpu', None or an existing folder.")
 
-    def empty(self, volume: VolumeSize) -> torch.Tensor:
-        """A volume without values, (B, C, sizes), in which slabs along the first axis are contiguous."""
-        shape = _shape_at_rest(volume)
-        number = math.prod(shape)
-        if number == 0:
-            return _as_volume(torch.empty(shape, dtype=volume.dtype))
+    def empty(self, volume: VolumeSize, layout: Layout) -> torch.Tensor:
+        """See :meth:`MemoryStorage.empty`."""
+        shape = _shape_at_rest(volume, layout)
         self.check_room(volume.bytes)
         handle, path = tempfile.mkstemp(dir=self.folder, prefix="volume-")
         os.close(handle)
         try:
-            data = torch.from_file(path, shared=True, size=number, dtype=volume.dtype)
+            data = torch.from_file(path, shared=True, size=math.prod(shape), dtype=volume.dtype)
         finally:
             os.unlink(path)  # the mapping keeps the file until the tensor is gone
-        return _as_volume(data.view(shape))
+        return _as_volume(data.view(shape), layout)
 
     def check_room(self, size: int) -> None:
         """
@@ -95,13 +118,19 @@ class FolderStorage:
 Storage = MemoryStorage | FolderStorage
 
 
-def _shape_at_rest(volume: VolumeSize) -> tuple[int, ...]:
+def _shape_at_rest(volume: VolumeSize, layout: Layout) -> tuple[int, ...]:
     first, *others = volume.sizes
-    return (first, volume.batch, volume.channels, *others)
+    if layout is Layout.SLABS:
+        return (first, volume.batch, volume.channels, *others)
+    if layout is Layout.CHANNELS_LAST:
+        return (volume.batch, *volume.sizes, volume.channels)
+    return (volume.batch, volume.channels, *volume.sizes)
 
 
-def _as_volume(data: torch.Tensor) -> torch.Tensor:
-    return data.movedim(0, 2)
+def _as_volume(data: torch.Tensor, layout: Layout) -> torch.Tensor:
+    if layout is Layout.SLABS:
+        return data.movedim(0, 2)
+    return data.movedim(-1, 1) if layout is Layout.CHANNELS_LAST else data
 
 
 def part_of(volume: torch.Tensor, box: Box) -> torch.Tensor:

@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,11 +23,12 @@ from typing import Any
 import torch
 import torch.nn as nn
 
-from monai.networks.blocks.volume_steps import VolumeSteps
+from monai.networks.blocks.volume_steps import Layer, VolumeSteps
+from monai.networks.state_dict.torch_private import inside_of_compiled
 from monai.networks.volumes.stream_plan import Plan, make_plan
 from monai.networks.volumes.stream_run import Run, measure_steps
 from monai.networks.volumes.stream_sizes import VolumeSize
-from monai.networks.volumes.stream_storage import FolderStorage, MemoryStorage, Storage
+from monai.networks.volumes.stream_storage import FolderStorage, Layout, MemoryStorage, Storage, layout_of
 from monai.utils import optional_import
 
 __all__ = ["Needs", "StreamedAutoencoder"]
@@ -106,6 +108,7 @@ class StreamedAutoencoder(nn.Module):
             raise ValueError(f"storage={storage!r} should be {STORAGES}.")
         if storage not in (None, "cpu"):
             FolderStorage(storage)  # type: ignore[arg-type]  # says whether there is one
+        autoencoder = inside_of_compiled(autoencoder) or autoencoder  # its layers are not called as it was compiled
         self.autoencoder = autoencoder
         self.memory = int(memory)
         self.storage = storage
@@ -114,7 +117,7 @@ class StreamedAutoencoder(nn.Module):
         self.register_load_state_dict_pre_hook(_with_prefix)
         for name in _paths(autoencoder):
             path = getattr(autoencoder, name)
-            _steps_of(path, autoencoder, _spatial_dims(path))
+            VolumeSteps(autoencoder, _spatial_dims(path), inputs=2, checks_mode=False).add(0, path)
 
     @property
     def __class__(self) -> type:  # inferers ask isinstance(autoencoder, SPADEAutoencoderKL)
@@ -235,7 +238,8 @@ class _Streamed(nn.Module):
         spatial_dims = _spatial_dims(self.path)
         if x.dim() != spatial_dims + 2:
             raise ValueError(f"the input should have {spatial_dims + 2} axes, (B, C, sizes), got {list(x.shape)}.")
-        steps = _steps_of(self.path, owner.autoencoder, spatial_dims, len(inputs))
+        steps = VolumeSteps(owner.autoencoder, spatial_dims, len(inputs))
+        steps.add(0, self.path)
         sizes = [VolumeSize(each.shape[0], each.shape[1], tuple(each.shape[2:]), each.dtype) for each in inputs]
         with torch.no_grad():
             measured = measure_steps(steps, sizes, _device(self.path))
@@ -245,13 +249,28 @@ class _Streamed(nn.Module):
         """(B, C, sizes) to (B, C, other sizes), where volumes rest."""
         owner, device = self.owner[0], _device(self.path)
         inputs = [_plain(each) for each in (x, *others)]
+        if x.shape[0] == 0:
+            empty: torch.Tensor = self.path(*inputs)
+            return empty
         plan = self.plan(*inputs)
         needs = _needs(plan)
         logger.info(f"{type(self.path).__name__} of {list(x.shape)}: {needs}")
         storage = _storage(owner.storage, device)
         storage.check_room(needs.storage)
         with _progress(owner.progress, needs.parts, type(self.path).__name__) as bar:
-            return Run(plan, inputs, storage, device, bar.update).result()
+            return Run(plan, inputs, storage, device, self._layout(plan), bar.update).result()
+
+    def _layout(self, plan: Plan) -> Layout:
+        """What is contiguous in the path's results: noise of their shape is drawn in that order."""
+        steps, inputs = plan.sizes.sized, plan.sizes.inputs
+        reaches = [op.reaches[0] for step in steps for op in step.step.operations if isinstance(op, Layer)]
+        length = 2 * math.prod(reach.down for reach in reaches)
+        device = _device(self.path)
+        few = []
+        for each in inputs:
+            shape = (min(each.batch, 2), each.channels, *(min(size, length) for size in each.sizes))
+            few.append(torch.zeros(shape, dtype=each.dtype, device=device))
+        return layout_of(self.path(*few))
 
 
 class _NoBar:
@@ -302,12 +321,6 @@ def _view(streamed: StreamedAutoencoder) -> Any:
     streams = {name: _Streamed(getattr(autoencoder, name), streamed) for name in _paths(autoencoder)}
     view.__dict__["_modules"] = {**dict(autoencoder.named_children()), **streams}
     return view
-
-
-def _steps_of(path: nn.Module, autoencoder: nn.Module, spatial_dims: int, inputs: int = 2) -> VolumeSteps:
-    steps = VolumeSteps(autoencoder, spatial_dims, inputs)
-    steps.add(0, path)
-    return steps
 
 
 def _spatial_dims(path: nn.Module) -> int:
