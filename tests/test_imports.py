@@ -28,7 +28,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("monai.networks.blocks",),
     ("monai.networks.nets",),
     ("monai.networks.utils",),
-    ("monai.networks.checkpoints", "monai.visualize", "monai.inferers", "monai.handlers"),
+    ("monai.networks.checkpoints", "monai.networks.volumes", "monai.visualize", "monai.inferers", "monai.handlers"),
     ("monai.networks",),  # its __init__ alone, which exports the checkpoints
     ("monai.apps",),
 )

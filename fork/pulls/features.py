@@ -191,6 +191,21 @@ FEATURES: tuple[Feature, ...] = (
         sections=(_entry(NETWORKS, "`UNETR Block`", "`Cross-Attention Block`", "CrossAttentionBlock"),),
     ),
     Feature(
+        name="volume-steps",
+        title="Say how far layers look, and which steps a network takes",
+        purpose=(
+            "A volume that is computed in parts is exact where every layer gets the neighbors that it reaches, and "
+            "norms have the statistics of the whole. Layers say the first, modules of several layers say their steps."
+        ),
+        evidence="Parts of 22 layers, cut anywhere, are those of the whole to 1e-12.",
+        paths=(
+            "monai/networks/blocks/reach.py",
+            "monai/networks/blocks/volume_statistics.py",
+            "monai/networks/blocks/volume_steps.py",
+        ),
+        tests=("tests/networks/blocks/test_reach.py", "tests/networks/blocks/test_volume_*"),
+    ),
+    Feature(
         name="wider-blocks",
         title="Put spatial attention and transformer blocks on the shared block",
         purpose=(
@@ -598,6 +613,39 @@ FEATURES: tuple[Feature, ...] = (
             "tests/networks/checkpoints/test_large_files*",
             "tests/networks/checkpoints/test_fuzz*",
         ),
+    ),
+    Feature(
+        name="streamed-parts",
+        title="Plan volumes in parts within the memory of a device",
+        purpose="Which part needs which, how many bytes it takes, where volumes rest, and how large the parts may be.",
+        evidence="Bytes of live tensors, counted by a dispatch mode, stay within the plan.",
+        paths=(
+            "monai/networks/volumes/stream_sizes.py",
+            "monai/networks/volumes/stream_plan.py",
+            "monai/networks/volumes/stream_storage.py",
+            "monai/networks/volumes/stream_attention.py",
+        ),
+    ),
+    Feature(
+        name="streamed-autoencoder",
+        title="Decode volumes that do not fit into the memory of a device, exactly",
+        purpose=(
+            "StreamedAutoencoder computes an autoencoder part by part, with norms of the whole volume, in place of "
+            "overlapping windows, which compute every voxel several times, each with statistics of its own."
+        ),
+        evidence="Equal to the whole in float64 to 1e-12, in parts of one position as in one piece.",
+        paths=(
+            "monai/networks/volumes/__init__.py",
+            "monai/networks/volumes/stream_run.py",
+            "monai/networks/volumes/streamed.py",
+        ),
+        tests=(
+            "tests/live_bytes.py",
+            "tests/networks/volumes/__init__.py",
+            "tests/networks/volumes/autoencoders.py",
+            "tests/networks/volumes/test_streamed.py",
+        ),
+        sections=(_entry(NETWORKS, "Utilities", "Volumes in parts", "monai.networks.volumes.StreamedAutoencoder"),),
     ),
     Feature(
         name="attention-capture",

@@ -251,7 +251,7 @@ class VolumeSteps:
             return Pointwise(layer)
         self._refuse_hooks(layer)
         if isinstance(layer, DROPOUTS + BATCH_NORMS):
-            if layer.training and self.checks_mode and getattr(layer, "p", 1):
+            if layer.training and self.checks_mode and getattr(layer, "p", True):
                 raise TypeError(
                     f"{self._name(layer)} is in training mode, where parts differ from the whole: call eval() first."
                 )
@@ -314,7 +314,7 @@ def _is_local(operation: Operation) -> bool:
 
 
 def _rests_before(operation: Operation, pending: list[Operation]) -> bool:
-    """Whether what the pending operations make has to rest before ``operation``: it needs statistics, or looks around."""
+    """Whether what the pending operations make rests before ``operation``: it needs statistics, or looks around."""
     if not pending:
         return False
     if isinstance(operation, Normalize):

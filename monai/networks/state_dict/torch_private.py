@@ -82,6 +82,7 @@ __all__ = [
     "remove_buffer",
     "runs_backward",
     "saves_through_hooks",
+    "twin_with_children",
     "with_metadata",
 ]
 
@@ -123,6 +124,13 @@ def children_by_key(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 def own_module(module: nn.Module, name: str) -> nn.Module | None:
     """A child of a module, past any attribute of the same name that a class or a user has put before it."""
     return module._modules[name]
+
+
+def twin_with_children(module: Any, children: Mapping[str, nn.Module]) -> Any:
+    """A second module of the same class, with the same tensors and attributes, and some other children."""
+    twin = object.__new__(type(module))
+    twin.__dict__ = {**module.__dict__, "_modules": {**module._modules, **children}}
+    return twin
 
 
 def remove_buffer(module: nn.Module, name: str) -> None:

@@ -20,7 +20,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from monai.networks.blocks.reach import computes_as_declared
+from monai.networks.blocks.reach import Reach, computes_as_declared
 from monai.networks.blocks.volume_statistics import Statistics, normalize
 from monai.networks.blocks.volume_steps import (
     Attend,
@@ -130,9 +130,9 @@ def _layer(layer: Layer, x: torch.Tensor, box: Box) -> torch.Tensor:
     return x
 
 
-def _skipped(reach: Any, begin: int) -> int:
+def _skipped(reach: Reach, begin: int) -> int:
     first = begin // reach.up * reach.up
-    return int(reach.skipped(first)) + begin - first
+    return reach.skipped(first) + begin - first
 
 
 def _pointwise(function: Callable[..., torch.Tensor], x: torch.Tensor, own: bool) -> torch.Tensor:

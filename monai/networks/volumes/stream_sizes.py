@@ -22,17 +22,7 @@ from dataclasses import dataclass, field
 import torch
 
 from monai.networks.blocks.reach import Reach
-from monai.networks.blocks.volume_steps import (
-    Branch,
-    Layer,
-    Modulate,
-    Normalize,
-    Operation,
-    Pointwise,
-    Resize,
-    Step,
-    VolumeSteps,
-)
+from monai.networks.blocks.volume_steps import Branch, Layer, Modulate, Normalize, Operation, Resize, Step, VolumeSteps
 
 __all__ = ["Box", "SizedStep", "Sizes", "VolumeSize", "needed_box", "nearest_positions"]
 

@@ -24,7 +24,7 @@ import torch
 import torch.nn as nn
 
 from monai.networks.blocks.volume_steps import Layer, VolumeSteps
-from monai.networks.state_dict.torch_private import inside_of_compiled
+from monai.networks.state_dict.torch_private import inside_of_compiled, own_module, twin_with_children
 from monai.networks.volumes.stream_plan import Plan, make_plan
 from monai.networks.volumes.stream_run import Run, measure_steps
 from monai.networks.volumes.stream_sizes import VolumeSize
@@ -119,13 +119,11 @@ class StreamedAutoencoder(nn.Module):
             path = getattr(autoencoder, name)
             VolumeSteps(autoencoder, _spatial_dims(path), inputs=2, checks_mode=False).add(0, path)
 
-    @property
-    def __class__(self) -> type:  # inferers ask isinstance(autoencoder, SPADEAutoencoderKL)
-        return type(self._modules["autoencoder"]) if "autoencoder" in self.__dict__.get("_modules", {}) else type(self)
+    def _class_of_autoencoder(self) -> type:
+        """Inferers ask ``isinstance(autoencoder, SPADEAutoencoderKL)``; ``type`` tells the truth."""
+        return type(own_module(self, "autoencoder")) if "autoencoder" in dict(self.named_children()) else type(self)
 
-    @__class__.setter
-    def __class__(self, cls: type) -> None:
-        raise TypeError("the class of a StreamedAutoencoder is that of its autoencoder.")
+    __class__ = property(_class_of_autoencoder)  # type: ignore[assignment]
 
     def __reduce__(self) -> tuple[Any, ...]:
         return StreamedAutoencoder, (self.autoencoder, self.memory, self.storage, self.progress)
@@ -135,9 +133,9 @@ class StreamedAutoencoder(nn.Module):
         try:
             return super().__getattr__(name)
         except AttributeError:
-            autoencoder = self.__dict__.get("_modules", {}).get("autoencoder")
-            if autoencoder is None or name.startswith("__"):
+            if name.startswith("__") or name == "autoencoder" or "autoencoder" not in dict(self.named_children()):
                 raise
+            autoencoder = self.autoencoder
             if isinstance(getattr(type(autoencoder), name, None), Callable):  # type: ignore[arg-type]
                 return _Call(self, name)
             return getattr(autoencoder, name)
@@ -316,11 +314,8 @@ def _paths(autoencoder: nn.Module) -> list[str]:
 def _view(streamed: StreamedAutoencoder) -> Any:
     """A second autoencoder on the same modules, with streams in the place of the encoder and decoder."""
     autoencoder = streamed.autoencoder
-    view = object.__new__(type(autoencoder))
-    view.__dict__ = dict(autoencoder.__dict__)
     streams = {name: _Streamed(getattr(autoencoder, name), streamed) for name in _paths(autoencoder)}
-    view.__dict__["_modules"] = {**dict(autoencoder.named_children()), **streams}
-    return view
+    return twin_with_children(autoencoder, streams)
 
 
 def _spatial_dims(path: nn.Module) -> int:
