@@ -45,14 +45,22 @@ Of the compiler and of dispatch modes:
 
 - ``function._dynamo_marked_constant``: torch.compile calls the function and takes what it returns for a constant, as
   ``torch.compiler.assume_constant_result`` has it, which would import the compiler here;
+- ``function._torchdynamo_disable``: the compiler calls the function instead of looking into it, as
+  ``torch.compiler.disable`` has it, which would import the compiler here;
 - ``torch.utils._python_dispatch._get_current_dispatch_mode_stack``: the dispatch modes that are on.
+
+Of process groups:
+
+- ``ProcessGroup._get_backend``, whose ``options._timeout`` is how long a rank waits for the others.
 """
 
 from __future__ import annotations
 
+import functools
+import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.nn as nn
@@ -77,14 +85,18 @@ __all__ = [
     "is_watched",
     "loads_in_its_own_way",
     "metadata_of",
+    "not_compiled",
     "own_module",
     "own_tensors",
     "remove_buffer",
     "runs_backward",
     "saves_through_hooks",
+    "timeout_of",
     "twin_with_children",
     "with_metadata",
 ]
+
+Function = TypeVar("Function", bound=Callable)
 
 
 def loads_in_its_own_way(module: nn.Module, known_hook: Callable) -> bool:
@@ -225,3 +237,29 @@ def saves_through_hooks() -> bool:
 def dispatch_modes() -> list[Any]:
     """The dispatch modes that see every operation now."""
     return _get_current_dispatch_mode_stack()
+
+
+def not_compiled(function: Function) -> Function:
+    """``function``, which a compiled graph breaks off for; the compiler is not imported where nobody compiles."""
+    disabled: list[Callable] = []
+
+    @functools.wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        if "torch._dynamo" not in sys.modules:
+            return function(*args, **kwargs)
+        if not disabled:
+            disabled.append(torch.compiler.disable(function))
+        return disabled[0](*args, **kwargs)
+
+    run._torchdynamo_disable = True  # type: ignore[attr-defined]
+    return cast(Function, run)
+
+
+def timeout_of(group: Any) -> str:
+    """How long a rank of a process group waits for the others, as text."""
+    for device in ("cuda", "cpu"):
+        try:
+            return f"{group._get_backend(torch.device(device)).options._timeout.total_seconds():g} seconds"
+        except (AttributeError, RuntimeError):  # the group has no backend for this device, or one without options
+            continue
+    return "its process group's length"
