@@ -42,6 +42,8 @@ class EMAQuantizer(nn.Module):
         ValueError: if ``spatial_dims`` is not 1, 2 or 3.
     """
 
+    works_on_slabs = True
+
     def __init__(
         self,
         spatial_dims: int,
@@ -131,8 +133,7 @@ class EMAQuantizer(nn.Module):
         """Let the entries follow the encodings of a training step, see :meth:`quantize`."""
         counts, sums = one_hot.sum(0), one_hot.t() @ rows
         if not torch.jit.is_scripting():
-            if self.ddp_sync:
-                self.distributed_synchronization(counts, sums)
+            self.distributed_synchronization(counts, sums)
         self.ema_cluster_size.mul_(self.decay).add_((1 - self.decay) * counts)
         self.ema_w.mul_(self.decay).add_((1 - self.decay) * sums)
         # Laplace smoothing: an entry that stands for nothing keeps a small count
@@ -140,6 +141,11 @@ class EMAQuantizer(nn.Module):
         total = sizes.sum()
         smoothed = (sizes + self.epsilon) / (total + self.num_embeddings * self.epsilon) * total
         self.embedding.weight.copy_(self.ema_w.to(rows.dtype) / smoothed[:, None])
+
+    def commitment_loss(self, quantized: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
+        """How far the encodings are from their entries, both (B, C, sizes): the mean square, a scalar."""
+        # a mean over nothing would be NaN
+        return F.mse_loss(quantized.detach(), inputs) if inputs.numel() > 0 else inputs.sum()
 
     def forward(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """
@@ -155,8 +161,7 @@ class EMAQuantizer(nn.Module):
         if self.training:
             with torch.no_grad():
                 self.update(rows, one_hot)
-        # a mean over nothing would be NaN
-        loss = F.mse_loss(quantized.detach(), inputs) if inputs.numel() > 0 else inputs.sum()
+        loss = self.commitment_loss(quantized, inputs)
         return inputs + (quantized - inputs).detach(), self.commitment_cost * loss, indices
 
 
@@ -168,6 +173,8 @@ class VectorQuantizer(nn.Module):
     Args:
         quantizer: the codebook.
     """
+
+    works_on_slabs = True
 
     def __init__(self, quantizer: EMAQuantizer):
         super().__init__()
@@ -189,11 +196,15 @@ class VectorQuantizer(nn.Module):
             self._measure(indices)
         return loss, quantized
 
+    def count(self, indices: torch.Tensor) -> torch.Tensor:
+        """How often each entry is in use in the indices (B, sizes): (K,)."""
+        entries = self.quantizer.num_embeddings
+        return torch.histc(indices.float(), bins=entries, max=entries)
+
     def _measure(self, indices: torch.Tensor) -> None:
         """Set the perplexity to that of the indices (B, sizes)."""
-        entries = self.quantizer.num_embeddings
-        counts = torch.histc(indices.float(), bins=entries, max=entries)
-        shares = counts / max(indices.numel(), 1)
+        counts = self.count(indices)
+        shares = counts / counts.sum().clamp_min(1)
         self.perplexity = torch.exp(-torch.sum(shares * torch.log(shares + 1e-10)))
 
     @torch.jit.export
