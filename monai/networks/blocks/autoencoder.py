@@ -207,6 +207,7 @@ class Cascade(nn.Module):
         blocks: the blocks.
     """
 
+    works_on_slabs = True
     layout_role = "blocks in a row"
 
     def __init__(self, blocks: Sequence[nn.Module]) -> None:

@@ -47,6 +47,7 @@ class SpatialAttentionBlock(SafeLoading):
         TypeError: if ``use_proj_attn`` is neither a bool nor None.
     """
 
+    works_on_slabs = True
     layout_role = "spatial attention"
 
     def __init__(

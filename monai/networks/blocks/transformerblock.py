@@ -55,6 +55,8 @@ class TransformerBlock(SafeLoading):
         TypeError: if ``use_proj_attn`` is neither a bool nor None.
     """
 
+    works_on_slabs = True
+
     # a constant, so that TorchScript does not compile the cross attention of a block that has none
     __constants__ = ["with_cross_attention"]
     layout_role = "transformer block"

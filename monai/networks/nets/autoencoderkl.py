@@ -112,6 +112,8 @@ class AEKLResBlock(nn.Module):
         out_channels: number of the output's channels, ``in_channels`` if None.
     """
 
+    works_on_slabs = True
+
     def __init__(
         self, spatial_dims: int, in_channels: int, norm_num_groups: int, norm_eps: float, out_channels: int | None
     ) -> None:
@@ -339,6 +341,8 @@ class AutoencoderKL(GaussianLatent):
         net = AutoencoderKL(2, channels=(32, 64, 64), num_res_blocks=2, attention_levels=(False, False, True))
         reconstruction, z_mu, z_sigma = net(torch.randn(1, 1, 256, 256))
     """
+
+    works_on_slabs = True
 
     def __init__(
         self,

@@ -39,6 +39,8 @@ class ControlNetConditioningEmbedding(nn.Module):
         channels: number of channels of each level; the size is halved from one to the next.
     """
 
+    works_on_slabs = True
+
     def __init__(self, spatial_dims: int, in_channels: int, out_channels: int, channels: Sequence[int]) -> None:
         super().__init__()
 
@@ -83,6 +85,9 @@ class ControlNet(DiffusionBackbone):
 
     The other arguments, and the errors, are those of ``DiffusionModelUNet``.
     """
+
+    works_on_slabs = True
+    beside_the_path = ("controlnet_cond_embedding",)
 
     def __init__(
         self,

@@ -300,6 +300,8 @@ class DiffusionModelUNet(DiffusionUNetBackbone):
         noise = net(torch.randn(4, 1, 64, 64), timesteps=torch.randint(0, 1000, (4,)))
     """
 
+    works_on_slabs = True
+
     def __init__(
         self,
         spatial_dims: int,

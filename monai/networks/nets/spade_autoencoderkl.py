@@ -59,6 +59,8 @@ class SPADEResBlock(nn.Module):
         spade_intermediate_channels: width of the layer between the segmentation and the norms.
     """
 
+    works_on_slabs = True
+
     def __init__(
         self,
         spatial_dims: int,
@@ -191,6 +193,8 @@ class SPADEDecoder(nn.Module):
     The other arguments are those of :class:`monai.networks.nets.autoencoderkl.Decoder`.
     """
 
+    works_on_slabs = True
+
     def __init__(
         self,
         spatial_dims: int,
@@ -278,6 +282,8 @@ class SPADEAutoencoderKL(GaussianLatent):
             ``num_res_blocks`` or ``attention_levels``.
         TypeError: if ``use_proj_attn`` is neither a bool nor None.
     """
+
+    works_on_slabs = True
 
     def __init__(
         self,

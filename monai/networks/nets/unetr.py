@@ -65,6 +65,7 @@ class UNETR(OldCheckpoints):
         logits = net(torch.randn(4, 1, 96, 64))
     """
 
+    works_on_slabs = True
     layout_role = "unetr"
 
     # how the release always builds attention: it does not take these options

@@ -66,6 +66,8 @@ class ViT(OldCheckpoints):
         logits, hidden_states = net(torch.randn(2, 1, 96, 96, 48))
     """
 
+    works_on_slabs = True
+
     # how the release always builds attention: it does not take these options
     built_by_release = {"": {"use_combined_linear": True, "include_fc": True}}
 

@@ -45,6 +45,8 @@ class VQVAEResidualUnit(nn.Module):
         bias: whether the convolutions have a bias. Defaults to True.
     """
 
+    works_on_slabs = True
+
     def __init__(
         self,
         spatial_dims: int,
@@ -251,6 +253,8 @@ class VQVAE(OldCheckpoints):
     Raises:
         ValueError: if an argument has not one value for each level, or the wrong number of convolution parameters.
     """
+
+    works_on_slabs = True
 
     # numbers of axes that the release can run
     release_dims = (2, 3)

@@ -99,6 +99,7 @@ def get_timestep_embedding(timesteps: torch.Tensor, embedding_dim: int, max_peri
 class WrappedUpsample(UpSample):
     """An :class:`UpSample` that is called with a time embedding too, which it does not use."""
 
+    works_on_slabs = True
     layout_role = "nearest upsampling"
 
     def forward(self, x: torch.Tensor, emb: Optional[torch.Tensor] = None) -> torch.Tensor:
@@ -144,6 +145,8 @@ class DiffusionUnetDownsample(nn.Module):
     Raises:
         ValueError: if the average is to change the number of channels.
     """
+
+    works_on_slabs = True
 
     def __init__(
         self, spatial_dims: int, num_channels: int, use_conv: bool, out_channels: int | None = None, padding: int = 1
@@ -272,6 +275,8 @@ class DiffusionUNetResnetBlock(ResidualBlock):
         norm_num_groups: into how many groups the norms divide the channels. Defaults to 32.
         norm_eps: what the norms add to the variance. Defaults to 1e-6.
     """
+
+    works_on_slabs = True
 
     def __init__(
         self,

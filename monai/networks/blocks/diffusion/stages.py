@@ -46,6 +46,8 @@ class DownBlock(nn.Module):
         downsample_padding: zeros put on both ends of each axis before the strided convolution. Defaults to 1.
     """
 
+    works_on_slabs = True
+
     def __init__(
         self,
         spatial_dims: int,
@@ -107,6 +109,8 @@ class AttnDownBlock(nn.Module):
 
     The other arguments, and those of ``forward``, are those of :class:`DownBlock`.
     """
+
+    works_on_slabs = True
 
     def __init__(
         self,
@@ -182,6 +186,8 @@ class CrossAttnDownBlock(nn.Module):
 
     The other arguments are those of :class:`DownBlock`.
     """
+
+    works_on_slabs = True
 
     def __init__(
         self,
@@ -263,6 +269,8 @@ class AttnMidBlock(nn.Module):
     those of :class:`AttnDownBlock`.
     """
 
+    works_on_slabs = True
+
     def __init__(
         self,
         spatial_dims: int,
@@ -320,6 +328,8 @@ class CrossAttnMidBlock(nn.Module):
     Stage between the downward and the upward path: residual block, transformer, residual block. The arguments are those
     of :class:`CrossAttnDownBlock`.
     """
+
+    works_on_slabs = True
 
     def __init__(
         self,

@@ -53,6 +53,7 @@ class DiffusionUNetTransformerBlock(nn.Module):
         TypeError: if ``use_proj_attn`` is neither a bool nor None.
     """
 
+    works_on_slabs = True
     layout_role = "diffusion transformer"
 
     def __init__(
@@ -165,6 +166,8 @@ class SpatialTransformer(nn.Module):
         use_flash_attention: accepted; the fused kernel is used either way. Defaults to False.
         use_proj_attn: see :class:`DiffusionUNetTransformerBlock`.
     """
+
+    works_on_slabs = True
 
     def __init__(
         self,

@@ -36,6 +36,8 @@ class UpBlock(nn.Module):
     The other arguments are those of :class:`DownBlock`.
     """
 
+    works_on_slabs = True
+
     def __init__(
         self,
         spatial_dims: int,
@@ -89,6 +91,8 @@ class AttnUpBlock(nn.Module):
     Stage of the upward path with self attention. The arguments are those of :class:`UpBlock` and
     :class:`AttnDownBlock`, and those of ``forward`` are those of :class:`UpBlock`.
     """
+
+    works_on_slabs = True
 
     def __init__(
         self,
@@ -149,6 +153,8 @@ class CrossAttnUpBlock(nn.Module):
     Stage of the upward path with transformers. The arguments are those of :class:`UpBlock` and
     :class:`CrossAttnDownBlock`.
     """
+
+    works_on_slabs = True
 
     def __init__(
         self,

@@ -515,6 +515,8 @@ class MaisiResBlock(nn.Module):
     The other arguments are those of :class:`MaisiConvolution`.
     """
 
+    works_on_slabs = True
+
     def __init__(
         self,
         spatial_dims: int,
@@ -685,6 +687,8 @@ class _MaisiCascade(Cascade):
         save_mem: whether unused memory is given back to the GPU at once.
     """
 
+    works_on_slabs = True
+
     def __init__(self, blocks: Sequence[nn.Module], save_mem: bool) -> None:
         super().__init__(blocks)
         self.save_mem = save_mem
@@ -820,6 +824,8 @@ class AutoencoderKlMaisi(AutoencoderKL):
             ``num_res_blocks`` or ``attention_levels``, or there is no axis ``dim_split``.
         TypeError: if ``use_proj_attn`` is neither a bool nor None.
     """
+
+    works_on_slabs = True
 
     # numbers of axes that the release can run
     release_dims = (3,)

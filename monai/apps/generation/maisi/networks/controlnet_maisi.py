@@ -42,6 +42,8 @@ class ControlNetMaisi(ControlNet):
     there is one.
     """
 
+    works_on_slabs = True
+
     # a constant, so that TorchScript and exporters do not meet the checkpointing of a network that does without
     __constants__ = ["use_checkpointing"]
 

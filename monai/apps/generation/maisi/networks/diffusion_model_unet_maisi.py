@@ -56,6 +56,8 @@ class DiffusionModelUNetMaisi(DiffusionUNetBackbone):
     there is one.
     """
 
+    works_on_slabs = True
+
     # constants, so that TorchScript does not compile embeddings that the network has not; the last one is found in the
     # class by networks that MONAI 1.6 has pickled
     __constants__ = [
