@@ -9,11 +9,13 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Volumes that do not fit into the memory of a device: computed exactly, in parts."""
+"""Volumes that do not fit into the memory of a device: computed in parts, or split over many devices, exactly."""
 
 from __future__ import annotations
 
 from monai.networks.blocks.reach import Reach
+from monai.networks.volumes.split import split_volume
 from monai.networks.volumes.streamed import StreamedAutoencoder
+from monai.networks.volumes.volume_split import VolumeSplit
 
-__all__ = ["Reach", "StreamedAutoencoder"]
+__all__ = ["Reach", "StreamedAutoencoder", "VolumeSplit", "split_volume"]

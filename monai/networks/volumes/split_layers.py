@@ -1,0 +1,194 @@
+# Copyright (c) MONAI Consortium
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Layers that work on slabs: those that look a known number of slices around, and those that need a little more."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn as nn
+
+from monai.networks.blocks.autoencoder import becomes_a_graph
+from monai.networks.blocks.reach import Reach
+from monai.networks.state_dict.torch_private import not_compiled
+from monai.networks.volumes.exchange import add_over_ranks
+from monai.networks.volumes.slabs import Slabs
+from monai.networks.volumes.volume_split import VolumeSplit
+
+__all__ = [
+    "Split",
+    "SplitCodebook",
+    "SplitFrozenNorm",
+    "SplitLayer",
+    "SplitPerplexity",
+    "SplitSpade",
+    "refuse_graphs",
+    "split_module",
+]
+
+NO_GRAPH = (
+    "a network that split_volume() has changed talks to other processes and cannot be scripted, traced or exported: do "
+    "that with the network as it was built; its state dict is the same."
+)
+_classes: dict[tuple[type, type], type] = {}
+
+
+class Split:
+    """
+    What a module of a split network becomes besides what it is: its class is a subclass of this and of its own.
+
+    Args:
+        volume_split: the volume that its ranks share.
+        split_name: the module's name in the network, for messages.
+    """
+
+    volume_split: VolumeSplit
+    split_name: str
+
+    def __prepare_scriptable__(self) -> Any:
+        raise RuntimeError(NO_GRAPH)
+
+
+def split_module(module: nn.Module, kind: type[Split], split: VolumeSplit, name: str, **attributes: Any) -> None:
+    """
+    Make a module one of a split network, in place.
+
+    Args:
+        module: the module.
+        kind: what it becomes besides what it is.
+        split: the volume that its ranks share.
+        name: its name in the network.
+        attributes: what else it has to know.
+    """
+    pair = (kind, type(module))
+    if pair not in _classes:
+        # its forward keeps the signature of the class that it was
+        _classes[pair] = type(f"{kind.__name__}{type(module).__name__}", pair, {"__module__": type(module).__module__})
+    module.__class__ = _classes[pair]
+    for key, value in {"volume_split": split, "split_name": name, **attributes}.items():
+        setattr(module, key, value)
+
+
+def refuse_graphs() -> None:
+    """
+    Raises:
+        RuntimeError: if a graph is recorded that is to hold for other inputs.
+    """
+    if becomes_a_graph():
+        raise RuntimeError(NO_GRAPH)
+
+
+class SplitLayer(Split):
+    """
+    A layer that gets the slices which it reaches around its slab.
+
+    Args:
+        split_reach: how far it looks along the axis.
+    """
+
+    split_reach: Reach
+
+    def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """As the layer's own forward; the first argument is the slab of a volume."""
+        refuse_graphs()
+        split = self.volume_split
+        wide, first, length = split.around(x, self.split_reach, self.split_name)
+        out: torch.Tensor = super().forward(wide, *args, **kwargs)  # type: ignore[misc]
+        return out.narrow(split.axis + 2, first, length)
+
+
+class SplitFrozenNorm(Split):
+    """A batch norm that uses its running statistics: it must not go back to those of one slab."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """
+        Raises:
+            RuntimeError: if the norm is in training.
+        """
+        if self.training:  # type: ignore[attr-defined]
+            raise RuntimeError(
+                f"{self.split_name}: a batch norm in training would take the statistics of one rank's slab: call "
+                "nn.SyncBatchNorm.convert_sync_batchnorm(net) before split_volume(), or leave the norm in eval()."
+            )
+        out: torch.Tensor = super().forward(x)  # type: ignore[misc]
+        return out
+
+
+class SplitSpade(Split):
+    """A SPADE block whose segmentation is cut where its image is."""
+
+    def forward(self, x: torch.Tensor, segmap: torch.Tensor) -> torch.Tensor:
+        """
+        Args:
+            x: this rank's slab of the features.
+            segmap: this rank's slab of the segmentation.
+
+        Raises:
+            ValueError: if a slab of the segmentation is not a whole number of times as long as that of the features.
+        """
+        refuse_graphs()
+        self._check(x, segmap)
+        out: torch.Tensor = super().forward(x, segmap)  # type: ignore[misc]
+        return out
+
+    @not_compiled
+    def _check(self, x: torch.Tensor, segmap: torch.Tensor) -> None:
+        """Nearest-neighbor interpolation of slabs is that of the volume if all have the same whole ratio."""
+        split = self.volume_split
+        with split.call((x, segmap)):
+            image, labels = split.slabs(x), split.slabs(segmap)
+        if not _multiple(labels, image) and not _multiple(image, labels):
+            raise ValueError(
+                f"{self.split_name}: the segmentation has slabs of {list(labels.lengths)} slices, which are not the "
+                f"same whole number of times those of the features, {list(image.lengths)}: scatter() it as the image, "
+                "whose size should be a multiple of the network's total stride."
+            )
+
+
+def _multiple(large: Slabs, small: Slabs) -> bool:
+    factor = large.total // small.total
+    return factor > 0 and small.times(factor) == large
+
+
+class SplitCodebook(Split):
+    """A VQVAE's codebook whose loss and moving averages are those of the whole volume."""
+
+    def commitment_loss(self, quantized: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
+        """The loss over the positions of all ranks."""
+        refuse_graphs()
+        return self._mean((quantized.detach() - inputs).square())
+
+    @not_compiled
+    def _mean(self, values: torch.Tensor) -> torch.Tensor:
+        return self.volume_split.mean(values)
+
+    @not_compiled
+    def distributed_synchronization(self, encodings_sum: torch.Tensor, dw: torch.Tensor) -> None:
+        """Add up what the ranks counted: all of a training that share one codebook, or those of one volume."""
+        if self.ddp_sync:  # type: ignore[attr-defined]
+            super().distributed_synchronization(encodings_sum, dw)  # type: ignore[misc]
+            return
+        for tensor in (encodings_sum, dw):
+            self.volume_split.ranks.all_reduce(tensor, "codebook")
+
+
+class SplitPerplexity(Split):
+    """A VQVAE's quantizer, whose perplexity is that of the whole volume."""
+
+    def count(self, indices: torch.Tensor) -> torch.Tensor:
+        """How often each entry of the codebook is in use on all ranks."""
+        return self._sum(super().count(indices))  # type: ignore[misc]
+
+    @not_compiled
+    def _sum(self, counts: torch.Tensor) -> torch.Tensor:
+        return add_over_ranks(counts, self.volume_split.ranks, "codebook")
