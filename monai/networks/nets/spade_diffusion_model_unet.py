@@ -57,6 +57,7 @@ class SPADEDiffResBlock(ResidualBlock):
     The other arguments are those of :class:`DiffusionUNetResnetBlock`.
     """
 
+    works_on_slabs = True
     layout_role = "spade residual block"
 
     def __init__(
@@ -117,6 +118,8 @@ class SPADEUpBlock(nn.Module):
     The other arguments are those of :class:`~monai.networks.nets.diffusion_model_unet.UpBlock`.
     """
 
+    works_on_slabs = True
+
     def __init__(
         self,
         spatial_dims: int,
@@ -176,6 +179,8 @@ class SPADEAttnUpBlock(nn.Module):
     :class:`~monai.networks.nets.diffusion_model_unet.AttnUpBlock`; those of ``forward`` are those of
     :class:`SPADEUpBlock`.
     """
+
+    works_on_slabs = True
 
     def __init__(
         self,
@@ -240,6 +245,8 @@ class SPADECrossAttnUpBlock(nn.Module):
     Stage of the upward path with transformers. The arguments are those of :class:`SPADEUpBlock` and
     :class:`~monai.networks.nets.diffusion_model_unet.CrossAttnUpBlock`.
     """
+
+    works_on_slabs = True
 
     def __init__(
         self,
@@ -446,6 +453,8 @@ class SPADEDiffusionModelUNet(DiffusionUNetBackbone):
 
     The other arguments, and the errors, are those of ``DiffusionModelUNet``.
     """
+
+    works_on_slabs = True
 
     # the upward path has output projections whether or not the others do: a checkpoint is asked for each of them
     projection_groups = ("up_blocks",)
