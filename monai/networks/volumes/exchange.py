@@ -33,7 +33,7 @@ from monai.networks.volumes.slabs import Slabs
 __all__ = ["Ranks", "Traffic", "add_over_ranks", "extended", "joined"]
 
 
-@dataclass
+@dataclass(eq=False)
 class Traffic:
     """
     What this rank has sent.

@@ -29,7 +29,6 @@ from monai.networks.blocks.spade_norm import SPADE
 from monai.networks.layers.vector_quantizer import EMAQuantizer, VectorQuantizer
 from monai.networks.nets.unetr import UNETR
 from monai.networks.volumes.split_layers import (
-    NO_GRAPH,
     Split,
     SplitCodebook,
     SplitFrozenNorm,
@@ -57,7 +56,7 @@ from monai.networks.volumes.split_tokens import (
     SplitTokensToImage,
     TokenPlace,
 )
-from monai.networks.volumes.volume_split import VolumeSplit
+from monai.networks.volumes.volume_split import NO_GRAPH, VolumeSplit
 
 __all__ = ["split_volume"]
 

@@ -18,12 +18,11 @@ from typing import Any
 import torch
 import torch.nn as nn
 
-from monai.networks.blocks.autoencoder import becomes_a_graph
 from monai.networks.blocks.reach import Reach
 from monai.networks.state_dict.torch_private import not_compiled
 from monai.networks.volumes.exchange import add_over_ranks
 from monai.networks.volumes.slabs import Slabs
-from monai.networks.volumes.volume_split import VolumeSplit
+from monai.networks.volumes.volume_split import NO_GRAPH, VolumeSplit, refuse_graphs
 
 __all__ = [
     "Split",
@@ -32,14 +31,9 @@ __all__ = [
     "SplitLayer",
     "SplitPerplexity",
     "SplitSpade",
-    "refuse_graphs",
     "split_module",
 ]
 
-NO_GRAPH = (
-    "a network that split_volume() has changed talks to other processes and cannot be scripted, traced or exported: do "
-    "that with the network as it was built; its state dict is the same."
-)
 _classes: dict[tuple[type, type], type] = {}
 
 
@@ -77,15 +71,6 @@ def split_module(module: nn.Module, kind: type[Split], split: VolumeSplit, name:
     module.__class__ = _classes[pair]
     for key, value in {"volume_split": split, "split_name": name, **attributes}.items():
         setattr(module, key, value)
-
-
-def refuse_graphs() -> None:
-    """
-    Raises:
-        RuntimeError: if a graph is recorded that is to hold for other inputs.
-    """
-    if becomes_a_graph():
-        raise RuntimeError(NO_GRAPH)
 
 
 class SplitLayer(Split):

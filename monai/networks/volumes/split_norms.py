@@ -21,7 +21,8 @@ from torch.autograd.function import once_differentiable
 from monai.networks.state_dict.torch_private import not_compiled
 from monai.networks.volumes.exchange import Ranks
 from monai.networks.volumes.slabs import Slabs
-from monai.networks.volumes.split_layers import Split, refuse_graphs
+from monai.networks.volumes.split_layers import Split
+from monai.networks.volumes.volume_split import refuse_graphs
 
 __all__ = ["SplitDeclaredNorm", "SplitGroupNorm", "SplitInstanceNorm"]
 

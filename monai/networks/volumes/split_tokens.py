@@ -25,8 +25,8 @@ from monai.networks.blocks.crossattention import CrossAttentionBlock
 from monai.networks.state_dict.torch_private import not_compiled
 from monai.networks.volumes.exchange import joined
 from monai.networks.volumes.slabs import Slabs
-from monai.networks.volumes.split_layers import Split, refuse_graphs
-from monai.networks.volumes.volume_split import VolumeSplit
+from monai.networks.volumes.split_layers import Split
+from monai.networks.volumes.volume_split import VolumeSplit, refuse_graphs
 
 __all__ = ["SplitAttention", "SplitPatchEmbedding", "SplitTokenHolder", "SplitTokensToImage", "TokenPlace"]
 

@@ -20,13 +20,28 @@ from typing import Any
 import torch
 from torch.distributed.device_mesh import DeviceMesh
 
+from monai.networks.blocks.autoencoder import becomes_a_graph
 from monai.networks.blocks.reach import Reach
 from monai.networks.state_dict.torch_private import not_compiled
 from monai.networks.volumes.agreement import agree
 from monai.networks.volumes.exchange import Ranks, Traffic, add_over_ranks, extended, joined
 from monai.networks.volumes.slabs import Slabs, even_slabs
 
-__all__ = ["VolumeSplit"]
+__all__ = ["NO_GRAPH", "VolumeSplit", "refuse_graphs"]
+
+NO_GRAPH = (
+    "a network that split_volume() has changed talks to other processes and cannot be scripted, traced or exported: do "
+    "that with the network as it was built; its state dict is the same."
+)
+
+
+def refuse_graphs() -> None:
+    """
+    Raises:
+        RuntimeError: if a graph is recorded that is to hold for other inputs.
+    """
+    if becomes_a_graph():
+        raise RuntimeError(NO_GRAPH)
 
 
 class VolumeSplit:
@@ -48,7 +63,7 @@ class VolumeSplit:
     def __init__(self, mesh: DeviceMesh, axis: int, spatial_dims: int, stride: int) -> None:
         if mesh.ndim != 1:
             raise ValueError(
-                f"a volume is split over a mesh of one axis, got one of {mesh.ndim}: pass a part of it, as mesh['space']."
+                f"a volume is split over a mesh of one axis, got {mesh.ndim}: pass a part of it, as mesh['space']."
             )
         self.mesh, self.axis, self.spatial_dims, self.stride = mesh, axis, spatial_dims, stride
         self.ranks = Ranks(mesh.get_group(), mesh.get_local_rank(), mesh.size())
@@ -179,6 +194,7 @@ class VolumeSplit:
     def enter(self, values: Any) -> None:
         """Begin a call of a module; the outermost one lets the ranks agree on its inputs."""
         self._calls += 1
+        refuse_graphs()
         if self._calls == 1:
             self._cuts, self._ambiguous = {}, False
             for cut in agree(values, self.ranks, self.axis, self.spatial_dims, self.mesh.device_type):
