@@ -1,0 +1,205 @@
+# Copyright (c) MONAI Consortium
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Training over data and space at once, checkpoints of it, and ranks that die or hang."""
+
+from __future__ import annotations
+
+import copy
+import os
+import tempfile
+import time
+import unittest
+import warnings
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.nn as nn
+from parameterized import parameterized
+
+from monai.networks.volumes import split_volume
+from tests.networks.volumes.split_cases import at_time, numbers, randomized, unet
+from tests.networks.volumes.split_ranks import run_checks
+from tests.processes import run_ranks
+
+STEPS, RATE = 3, 0.1
+
+
+def example(number: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """A volume and what the network should make of it."""
+    return numbers(1, 1, 14, 6, seed=10 + number), numbers(1, 1, 14, 6, seed=50 + number)
+
+
+def train_whole(net: nn.Module, examples: int) -> list[float]:
+    """One process, on a batch of all examples."""
+    optimizer, losses = torch.optim.SGD(net.parameters(), lr=RATE), []
+    for step in range(STEPS):
+        optimizer.zero_grad()
+        batch = [example(step * examples + number) for number in range(examples)]
+        loss = torch.stack([(net(x, at_time(x)) - y).square().mean() for x, y in batch]).mean()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+def train_split(net: Any, volume: Any, examples: int, which: int) -> list[float]:
+    """The ranks that share a volume have one example; gradients are averaged over all ranks."""
+    optimizer, losses = torch.optim.SGD(net.parameters(), lr=RATE), []
+    for step in range(STEPS):
+        optimizer.zero_grad()
+        x, y = (volume.scatter(each) for each in example(step * examples + which))
+        loss = volume.mean((net(x, at_time(x)) - y).square())
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+def full(net: nn.Module) -> dict[str, torch.Tensor]:
+    """All of a network's state, on every process."""
+    return {
+        key: value.full_tensor() if hasattr(value, "full_tensor") else value for key, value in net.state_dict().items()
+    }
+
+
+def states_apart(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    return max(float((one[key] - other[key]).abs().max()) for key in other)
+
+
+def meshes() -> Any:
+    from torch.distributed.device_mesh import init_device_mesh
+
+    shape = (dist.get_world_size() // 2, 2)
+    return init_device_mesh("cpu", shape, mesh_dim_names=("data", "space"))
+
+
+def sharded(net: nn.Module, mesh: Any) -> nn.Module:
+    from torch.distributed.fsdp import fully_shard
+
+    for block in [*net.down_blocks, *net.up_blocks]:  # type: ignore[union-attr]
+        fully_shard(block, mesh=mesh)
+    return fully_shard(net, mesh=mesh)
+
+
+def with_ddp(mesh: Any) -> float:
+    """How far weights are from those of one process after some steps."""
+    both = meshes()
+    net = randomized(unet())
+    whole = copy.deepcopy(net)
+    volume = split_volume(net, both["space"])
+    wrapped = nn.parallel.DistributedDataParallel(net)
+    examples, which = both["data"].size(), both["data"].get_local_rank()
+    train_split(wrapped, volume, examples, which)
+    train_whole(whole, examples)
+    assert states_apart(whole.state_dict(), randomized(unet()).state_dict()) > 1e-3
+    return states_apart(net.state_dict(), whole.state_dict())
+
+
+def with_fsdp(mesh: Any) -> float:
+    """The same for weights that are spread over all ranks."""
+    both = meshes()
+    net = randomized(unet())
+    whole = copy.deepcopy(net)
+    volume = split_volume(net, both["space"])
+    sharded(net, mesh)
+    examples, which = both["data"].size(), both["data"].get_local_rank()
+    train_split(net, volume, examples, which)
+    train_whole(whole, examples)
+    return states_apart(full(net), whole.state_dict())
+
+
+def saved_and_loaded(mesh: Any) -> float:
+    """A sharded, split network is saved; another one, and one of one process, load it."""
+    import torch.distributed.checkpoint as dcp
+
+    name: list[Any] = [tempfile.mkdtemp() if dist.get_rank() == 0 else None]
+    dist.broadcast_object_list(name)
+    net = randomized(unet())
+    whole = copy.deepcopy(net)
+    split_volume(net, mesh)
+    dcp.save({"net": sharded(net, mesh).state_dict()}, checkpoint_id=name[0])
+    again, alone = unet().double(), unet().double()
+    split_volume(again, mesh)
+    sharded(again, mesh)
+    for each in (again, alone):
+        state = {"net": each.state_dict()}
+        dcp.load(state, checkpoint_id=name[0])
+        each.load_state_dict(state["net"])
+    return max(states_apart(full(again), whole.state_dict()), states_apart(alone.state_dict(), whole.state_dict()))
+
+
+CHECKS = {check.__name__: check for check in (with_ddp, with_fsdp, saved_and_loaded)}
+
+
+@pytest.mark.distributed
+@unittest.skipUnless(dist.is_available() and dist.is_gloo_available(), "this torch is built without gloo")
+class TestTraining(unittest.TestCase):
+    ranks = 2
+    found: list[dict[str, Any]]
+
+    @classmethod
+    def setUpClass(cls):
+        cls.found = run_checks(cls.ranks, CHECKS)
+
+    @parameterized.expand([(name,) for name in CHECKS])
+    def test_equals_one_process(self, name):
+        for found in self.found:
+            self.assertIsInstance(found[name], float, found[name])
+            self.assertLessEqual(found[name], 1e-12)
+
+
+@pytest.mark.slow
+class TestTrainingOnFour(TestTraining):
+    ranks = 4
+
+
+def work(rank: int, folder: str, dies: bool) -> None:
+    """Rank 1 dies, or hangs, between two calls of the network."""
+    from torch.distributed.device_mesh import init_device_mesh
+
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    store = f"file://{folder}/store"
+    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=2, timeout=timedelta(seconds=5))
+    net = unet()
+    volume = split_volume(net, init_device_mesh("cpu", (2,)))
+    x = volume.scatter(torch.zeros(1, 1, 8, 8))
+    net(x, at_time(x))
+    if rank == 1:
+        if not dies:
+            time.sleep(9)
+        os._exit(0)
+    try:
+        net(x, at_time(x))
+    except RuntimeError as error:
+        Path(folder, "error").write_text(str(error))
+    os._exit(0)
+
+
+@pytest.mark.distributed
+@unittest.skipUnless(dist.is_available() and dist.is_gloo_available(), "this torch is built without gloo")
+class TestLostRank(unittest.TestCase):
+    @parameterized.expand([("dies", True), ("hangs", False)])
+    def test_the_others_end(self, _, dies):
+        with tempfile.TemporaryDirectory() as folder:
+            run_ranks(work, 2, folder, dies)
+            message = Path(folder, "error").read_text()
+        self.assertIn("rank 0 of 2", message)
+        self.assertIn("a timeout of 5 seconds", message)
+
+
+if __name__ == "__main__":
+    unittest.main()
