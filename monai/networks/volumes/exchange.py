@@ -30,7 +30,7 @@ from torch.autograd.function import once_differentiable
 from monai.networks.state_dict.torch_private import timeout_of
 from monai.networks.volumes.slabs import Slabs
 
-__all__ = ["Ranks", "Traffic", "add_over_ranks", "extended", "joined"]
+__all__ = ["Ranks", "Traffic", "add_over_ranks", "empty_beside", "extended", "joined"]
 
 
 @dataclass(eq=False)
@@ -142,11 +142,14 @@ class _Extended(torch.autograd.Function):
         area = x.numel() // x.shape[dim]
         parts = [x.narrow(dim, begin - mine[0], end - begin) for begin, end in given]
         got = ranks.all_to_all(parts, [(end - begin) * area for begin, end in taken], "halo")
+        wide = empty_beside(x, dim, wanted[1] - wanted[0])
+        wide.narrow(dim, mine[0] - wanted[0], x.shape[dim]).copy_(x)
         shape = list(x.shape)
         shape[dim] = -1
-        pieces = [part.view(shape) if part.numel() else None for part in got]
-        pieces[ranks.rank] = x
-        return torch.cat([piece for piece in pieces if piece is not None], dim)
+        for (begin, end), part in zip(taken, got):
+            if part.numel():
+                wide.narrow(dim, begin - wanted[0], end - begin).copy_(part.view(shape))
+        return wide
 
     @staticmethod
     @once_differentiable
@@ -205,6 +208,13 @@ class _Added(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Any) -> tuple[torch.Tensor, None, None]:
         return ctx.ranks.all_reduce(grads[0].clone(), ctx.kind), None, None
+
+
+def empty_beside(x: torch.Tensor, dim: int, size: int) -> torch.Tensor:
+    """A tensor as ``x`` with another size along ``dim``, whose axes lie in memory in the same order."""
+    shape = [*x.shape[:dim], size, *x.shape[dim + 1 :]]
+    order = sorted(range(x.dim()), key=x.stride, reverse=True)
+    return x.new_empty([shape[axis] for axis in order]).permute([order.index(axis) for axis in range(x.dim())])
 
 
 def _overlap(one: tuple[int, int], other: tuple[int, int]) -> tuple[int, int]:

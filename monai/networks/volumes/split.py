@@ -23,6 +23,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from monai.networks.blocks.attention.block import AttentionBlock
 from monai.networks.blocks.attention.token_grid import TokenGrid
+from monai.networks.blocks.autoencoder import GaussianLatent
 from monai.networks.blocks.patchembedding import PatchEmbeddingBlock
 from monai.networks.blocks.reach import CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS, Reach, computes_as_declared, reach_of
 from monai.networks.blocks.spade_norm import SPADE
@@ -32,6 +33,7 @@ from monai.networks.volumes.split_layers import (
     Split,
     SplitCodebook,
     SplitFrozenNorm,
+    SplitLatent,
     SplitLayer,
     SplitPerplexity,
     SplitSpade,
@@ -63,6 +65,7 @@ __all__ = ["split_volume"]
 SHOWN = 5  # how many refusals an error tells
 # what modules become that call others, or keep more than their layers do
 SPECIAL: tuple[tuple[type[nn.Module], type[Split]], ...] = (
+    (GaussianLatent, SplitLatent),
     (SPADE, SplitSpade),
     (EMAQuantizer, SplitCodebook),
     (VectorQuantizer, SplitPerplexity),

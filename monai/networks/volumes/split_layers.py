@@ -20,7 +20,7 @@ import torch.nn as nn
 
 from monai.networks.blocks.reach import Reach
 from monai.networks.state_dict.torch_private import not_compiled
-from monai.networks.volumes.exchange import add_over_ranks
+from monai.networks.volumes.exchange import add_over_ranks, empty_beside
 from monai.networks.volumes.slabs import Slabs
 from monai.networks.volumes.volume_split import NO_GRAPH, VolumeSplit, refuse_graphs
 
@@ -28,6 +28,7 @@ __all__ = [
     "Split",
     "SplitCodebook",
     "SplitFrozenNorm",
+    "SplitLatent",
     "SplitLayer",
     "SplitPerplexity",
     "SplitSpade",
@@ -143,6 +144,24 @@ class SplitSpade(Split):
 def _multiple(large: Slabs, small: Slabs) -> bool:
     factor = large.total // small.total
     return factor > 0 and small.times(factor) == large
+
+
+class SplitLatent(Split):
+    """An autoencoder that draws a latent of the whole volume as one process draws it, if all ranks have its seed."""
+
+    def sampling(self, z_mu: torch.Tensor, z_sigma: torch.Tensor) -> torch.Tensor:
+        """Draw this rank's slab of a latent from its mean and standard deviation."""
+        refuse_graphs()
+        return z_mu + self._noise(z_sigma) * z_sigma
+
+    @not_compiled
+    def _noise(self, like: torch.Tensor) -> torch.Tensor:
+        split, dim = self.volume_split, self.volume_split.axis + 2
+        with split.call((like,)):
+            cut = split.slabs(like)
+        begin, end = cut.range_of(split.rank)
+        # numbers are drawn in the order of the memory
+        return torch.randn_like(empty_beside(like, dim, cut.total)).narrow(dim, begin, end - begin)
 
 
 class SplitCodebook(Split):

@@ -301,6 +301,26 @@ def samples(mesh: Any) -> float:
     return apart(volume.gather(mine), x)
 
 
+def draws_latents(mesh: Any) -> float:
+    found = []
+    for build, size in ((maisi, (1, 1, 16, 8, 6)), (kl, (2, 1, 18, 6)), (lambda: kl(1), (2, 1, 18))):
+        net = randomized(build())
+        whole = copy.deepcopy(net)
+        volume = split_volume(net, mesh)
+        x = numbers(*size)
+        torch.manual_seed(5)
+        out = volume.gather(net.encode_stage_2_inputs(volume.scatter(x)))
+        found.append(apart(volume.gather(net(volume.scatter(x))[0]), _after(whole, x, out)))
+    return max(found)
+
+
+def _after(whole: Any, x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+    """What one process makes of ``x``, after it has drawn the latent ``out``."""
+    torch.manual_seed(5)
+    assert apart(out, whole.encode_stage_2_inputs(x)) < 1e-12
+    return whole(x)[0]
+
+
 def compiles(mesh: Any) -> float:
     net = randomized(unet())
     whole = copy.deepcopy(net)
@@ -351,6 +371,7 @@ EXACT = (
     lengths_that_do_not_tell,
     averages,
     samples,
+    draws_latents,
     compiles,
     counts_what_it_sends,
 )
