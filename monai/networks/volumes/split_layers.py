@@ -22,7 +22,7 @@ from monai.networks.blocks.reach import Reach
 from monai.networks.state_dict.torch_private import not_compiled
 from monai.networks.volumes.exchange import add_over_ranks, empty_beside
 from monai.networks.volumes.slabs import Slabs
-from monai.networks.volumes.volume_split import NO_GRAPH, VolumeSplit, refuse_graphs
+from monai.networks.volumes.volume_split import NO_GRAPH, VolumeSplit
 
 __all__ = [
     "Split",
@@ -86,7 +86,6 @@ class SplitLayer(Split):
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         """As the layer's own forward; the first argument is the slab of a volume."""
-        refuse_graphs()
         split = self.volume_split
         wide, first, length = split.around(x, self.split_reach, self.split_name)
         out: torch.Tensor = super().forward(wide, *args, **kwargs)  # type: ignore[misc]
@@ -122,7 +121,6 @@ class SplitSpade(Split):
         Raises:
             ValueError: if a slab of the segmentation is not a whole number of times as long as that of the features.
         """
-        refuse_graphs()
         self._check(x, segmap)
         out: torch.Tensor = super().forward(x, segmap)  # type: ignore[misc]
         return out
@@ -151,7 +149,6 @@ class SplitLatent(Split):
 
     def sampling(self, z_mu: torch.Tensor, z_sigma: torch.Tensor) -> torch.Tensor:
         """Draw this rank's slab of a latent from its mean and standard deviation."""
-        refuse_graphs()
         return z_mu + self._noise(z_sigma) * z_sigma
 
     @not_compiled
@@ -169,7 +166,6 @@ class SplitCodebook(Split):
 
     def commitment_loss(self, quantized: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
         """The loss over the positions of all ranks."""
-        refuse_graphs()
         return self._mean((quantized.detach() - inputs).square())
 
     @not_compiled

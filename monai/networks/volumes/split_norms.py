@@ -22,7 +22,6 @@ from monai.networks.state_dict.torch_private import not_compiled
 from monai.networks.volumes.exchange import Ranks
 from monai.networks.volumes.slabs import Slabs
 from monai.networks.volumes.split_layers import Split
-from monai.networks.volumes.volume_split import refuse_graphs
 
 __all__ = ["SplitDeclaredNorm", "SplitGroupNorm", "SplitInstanceNorm"]
 
@@ -184,7 +183,6 @@ class SplitGroupNorm(Split):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, C, sizes) to the same shape."""
-        refuse_graphs()
         return self._normalize(x, self.num_groups)  # type: ignore[attr-defined]
 
     @not_compiled
@@ -205,7 +203,6 @@ class SplitInstanceNorm(SplitGroupNorm):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, C, sizes) to the same shape."""
-        refuse_graphs()
         return self._normalize(x, x.shape[1])
 
 
@@ -214,7 +211,6 @@ class SplitDeclaredNorm(Split):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, C, sizes) to the same shape."""
-        refuse_graphs()
         mean, variance = self._moments(x)
         out: torch.Tensor = self.apply_statistics(x, mean, variance)  # type: ignore[attr-defined]
         return out

@@ -26,7 +26,7 @@ from monai.networks.state_dict.torch_private import not_compiled
 from monai.networks.volumes.exchange import joined
 from monai.networks.volumes.slabs import Slabs
 from monai.networks.volumes.split_layers import Split
-from monai.networks.volumes.volume_split import VolumeSplit, refuse_graphs
+from monai.networks.volumes.volume_split import VolumeSplit
 
 __all__ = ["SplitAttention", "SplitPatchEmbedding", "SplitTokenHolder", "SplitTokensToImage", "TokenPlace"]
 
@@ -110,7 +110,6 @@ class SplitTokenHolder(Split):
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         """As the module's own forward; the first argument is the slab of a volume."""
-        refuse_graphs()
         with self.volume_split.call((x,)):
             self._place(x)
             out: torch.Tensor = super().forward(x, *args, **kwargs)  # type: ignore[misc]
@@ -143,7 +142,6 @@ class SplitPatchEmbedding(Split):
             ValueError: if a slab begins inside of a patch, or the image has another number of patches than there are
                 position embeddings.
         """
-        refuse_graphs()
         tokens = self.patch_embeddings(x)
         if self.proj_type == "conv":
             tokens = tokens.flatten(2).transpose(1, 2)
@@ -190,7 +188,6 @@ class SplitAttention(Split):
 
     def project(self: Any, x: torch.Tensor, *context: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
         """Queries of this rank's tokens ``x``, (B, N, C), keys and values of those of all ranks, or of the context."""
-        refuse_graphs()
         self._attends_to_context = any(each is not None for each in context)
         if isinstance(self, CrossAttentionBlock) and not self._attends_to_context:
             self._refuse_tokens_as_context(x)  # type: ignore[operator]

@@ -27,21 +27,12 @@ from monai.networks.volumes.agreement import agree
 from monai.networks.volumes.exchange import Ranks, Traffic, add_over_ranks, extended, joined
 from monai.networks.volumes.slabs import Slabs, even_slabs
 
-__all__ = ["NO_GRAPH", "VolumeSplit", "refuse_graphs"]
+__all__ = ["NO_GRAPH", "VolumeSplit"]
 
 NO_GRAPH = (
     "a network that split_volume() has changed talks to other processes and cannot be scripted, traced or exported: do "
     "that with the network as it was built; its state dict is the same."
 )
-
-
-def refuse_graphs() -> None:
-    """
-    Raises:
-        RuntimeError: if a graph is recorded that is to hold for other inputs.
-    """
-    if becomes_a_graph():
-        raise RuntimeError(NO_GRAPH)
 
 
 class VolumeSplit:
@@ -191,10 +182,18 @@ class VolumeSplit:
 
     # ------------------------------------------------------------------------------------------ for the network's parts
 
+    @not_compiled
     def enter(self, values: Any) -> None:
-        """Begin a call of a module; the outermost one lets the ranks agree on its inputs."""
+        """
+        Begin a call of a module; the outermost one lets the ranks agree on its inputs.
+
+        Raises:
+            ValueError: on all ranks, if their inputs do not fit together.
+            RuntimeError: if a graph is recorded that is to hold for other inputs.
+        """
         self._calls += 1
-        refuse_graphs()
+        if becomes_a_graph():
+            raise RuntimeError(NO_GRAPH)
         if self._calls == 1:
             self._cuts, self._ambiguous = {}, False
             for cut in agree(values, self.ranks, self.axis, self.spatial_dims, self.mesh.device_type):
