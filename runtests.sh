@@ -26,7 +26,7 @@ Tests
   -u, --unittests    every test but those marked 'grid'
   -q, --quick        with -u: leave out the tests marked 'slow', set QUICKTEST=true
       --coverage     with -u: print a coverage report
-      --disttests    only the tests marked 'distributed' (part of -u, too)
+      --disttests    only the tests marked 'distributed' (part of -u, too, but for those marked 'grid')
       --net          only the tests marked 'grid': grids of whole networks
       --list_tests   list the tests and stop
       --torch VERSION  with that torch, in an environment of its own, .venv-torch-VERSION; alone: the quick tests.

@@ -129,11 +129,16 @@ class EMAQuantizer(nn.Module):
             for tensor in (encodings_sum, dw):
                 torch.distributed.all_reduce(tensor)
 
+    def synchronize(self, encodings_sum: torch.Tensor, dw: torch.Tensor) -> None:
+        """See :meth:`distributed_synchronization`, which is called where processes share one codebook."""
+        if self.ddp_sync:
+            self.distributed_synchronization(encodings_sum, dw)
+
     def update(self, rows: torch.Tensor, one_hot: torch.Tensor) -> None:
         """Let the entries follow the encodings of a training step, see :meth:`quantize`."""
         counts, sums = one_hot.sum(0), one_hot.t() @ rows
         if not torch.jit.is_scripting():
-            self.distributed_synchronization(counts, sums)
+            self.synchronize(counts, sums)
         self.ema_cluster_size.mul_(self.decay).add_((1 - self.decay) * counts)
         self.ema_w.mul_(self.decay).add_((1 - self.decay) * sums)
         # Laplace smoothing: an entry that stands for nothing keeps a small count

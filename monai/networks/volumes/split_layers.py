@@ -173,10 +173,10 @@ class SplitCodebook(Split):
         return self.volume_split.mean(values)
 
     @not_compiled
-    def distributed_synchronization(self, encodings_sum: torch.Tensor, dw: torch.Tensor) -> None:
+    def synchronize(self, encodings_sum: torch.Tensor, dw: torch.Tensor) -> None:
         """Add up what the ranks counted: all of a training that share one codebook, or those of one volume."""
         if self.ddp_sync:  # type: ignore[attr-defined]
-            super().distributed_synchronization(encodings_sum, dw)  # type: ignore[misc]
+            super().synchronize(encodings_sum, dw)  # type: ignore[misc]
             return
         for tensor in (encodings_sum, dw):
             self.volume_split.ranks.all_reduce(tensor, "codebook")

@@ -56,7 +56,7 @@ class TestQuick(OnRanks):
 
 
 @pytest.mark.distributed
-@pytest.mark.slow
+@pytest.mark.grid
 @unittest.skipUnless(dist.is_available() and dist.is_gloo_available(), "this torch is built without gloo")
 class TestTwoRanks(OnRanks):
     names = REST
@@ -67,7 +67,7 @@ class TestTwoRanks(OnRanks):
 
 
 @pytest.mark.distributed
-@pytest.mark.slow
+@pytest.mark.grid
 @unittest.skipUnless(dist.is_available() and dist.is_gloo_available(), "this torch is built without gloo")
 class TestFourRanks(OnRanks):
     ranks, names = 4, tuple(CASES)

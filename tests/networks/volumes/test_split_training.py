@@ -161,7 +161,8 @@ class TestTraining(unittest.TestCase):
             self.assertLessEqual(found[name], 1e-12)
 
 
-@pytest.mark.slow
+@pytest.mark.distributed
+@pytest.mark.grid
 class TestTrainingOnFour(TestTraining):
     ranks = 4
 
