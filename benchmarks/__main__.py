@@ -18,7 +18,7 @@ import json
 import platform
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ import torch
 
 from benchmarks import kernels, operations, picture
 from benchmarks import table as tables
+from benchmarks import volumes
 from benchmarks.case import Setting
 from benchmarks.cases import BY_DEFAULT, CASES, GROWTHS, choose
 from benchmarks.measure import CLOCKS
@@ -37,7 +38,7 @@ from benchmarks.training_cases import TRAINING
 from fork.referee import RefereeError
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
-KERNELS, OPERATIONS = "kernels", "operations"
+KERNELS, OPERATIONS, VOLUMES, SEAMS = "kernels", "operations", "volumes", "seams"
 QUICK = Effort(rounds=3, turn=0.1, budget=10.0)
 
 
@@ -48,7 +49,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "names",
         nargs="*",
         metavar="NAME",
-        help=f"cases or groups (default: {', '.join(BY_DEFAULT)}), or '{KERNELS}', or '{OPERATIONS}' of training steps",
+        help=f"cases or groups (default: {', '.join(BY_DEFAULT)}), or '{KERNELS}', or '{OPERATIONS}' of training steps,"
+        f" or '{VOLUMES}' decoded part by part, or '{SEAMS}' of windows, a picture (--png)",
     )
     parser.add_argument("--device", default="cpu", help="device to run on (%(default)s)")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="floating point type (%(default)s)")
@@ -76,6 +78,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         elif args.names == [OPERATIONS]:
             with Processes() as processes:
                 print(operations.operations_table(operations.measure_operations(TRAINING, processes)))
+        elif args.names == [VOLUMES]:
+            run_volumes(args)
+        elif args.names == [SEAMS]:
+            run_seams(args)
         else:
             return int(run(args))
     except (BenchmarkError, RefereeError, OSError, ValueError) as error:
@@ -218,6 +224,45 @@ def run_kernels(args: argparse.Namespace) -> None:
         args.markdown.write_text(text, encoding="utf-8")
     if args.json:
         args.json.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n", encoding="utf-8")
+
+
+def run_volumes(args: argparse.Namespace) -> None:
+    """
+    Decode volumes whole, in windows and part by part.
+
+    Raises:
+        BenchmarkError: if the fork or the release is missing.
+        RefereeError: if a decode fails.
+    """
+    effort = volumes.QUICK if args.quick else volumes.VolumeEffort()
+    if args.rounds is not None:
+        effort = replace(effort, runs=args.rounds)
+    with Processes() as processes:
+        machine = describe_machine(args, processes)
+        rows = volumes.measure_volumes(effort, processes)
+    text = f"`{command(args)}` on {tables.describe(machine)}:\n\n{volumes.volume_table(rows, args.clock, effort)}\n"
+    print(text)
+    if args.markdown:
+        args.markdown.write_text(text, encoding="utf-8")
+    if args.json:
+        content = {"machine": machine, **volumes.volume_json(rows, args.clock)}
+        args.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def run_seams(args: argparse.Namespace) -> None:
+    """
+    Draw what windows change, and what a streamed decode does.
+
+    Raises:
+        BenchmarkError: if there is no file to draw to.
+    """
+    if args.png is None:
+        raise BenchmarkError(f"{SEAMS} is a picture: name its file, --png FILE")
+    from benchmarks.seams import measure_seams, save_seams  # needs the demo's scan
+
+    seams = measure_seams()
+    save_seams(args.png, seams)
+    print("\n".join(map(str, seams.decodes)))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ import torch
 
 from benchmarks.case import Setting
 
-__all__ = ["CLOCKS", "FIXED_ALLOCATION", "LONG", "MeasureError", "flat", "peak_bytes", "seconds"]
+__all__ = ["CLOCKS", "FIXED_ALLOCATION", "LONG", "MeasureError", "flat", "peak_bytes", "rss_anon", "seconds"]
 
 FIXED_ALLOCATION = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
 """Environment of a process in which freed memory goes back to the system at once, so that its peaks are real ones."""
@@ -104,6 +104,18 @@ def peak_bytes(call: Callable[[], Any], setting: Setting) -> int:
     peak = _status("VmHWM")
     del kept
     return max(0, peak - before)
+
+
+def rss_anon() -> int:
+    """
+    Bytes of memory that are the process's own: pages of mapped files are not.
+
+    Raises:
+        MeasureError: if the system does not tell.
+    """
+    if sys.platform != "linux":
+        raise MeasureError("memory on the CPU is measured on Linux alone, through /proc")
+    return _status("RssAnon")
 
 
 def _status(field: str) -> int:

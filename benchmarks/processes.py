@@ -95,10 +95,15 @@ class Processes:
         for which in WHICH:
             self._referees[which, memory] = Referee(WORKER, {**self.variables[which], **more})
         for which in WHICH:
-            self._check_origin(which, self._referees[which, memory])
+            self.check_origin(which, self._referees[which, memory].ask("where")[0])
 
-    def _check_origin(self, which: str, referee: Referee) -> None:
-        file, _ = referee.ask("where")
+    def check_origin(self, which: str, file: str) -> None:
+        """
+        Make sure of the MONAI that a process runs.
+
+        Raises:
+            BenchmarkError: if ``file`` is not of the fork, or the release.
+        """
         if Path(file).resolve().is_relative_to(self._release_folder) != (which == "release"):
             self.close()
             raise BenchmarkError(f"the process of the {which} imported {file}")
