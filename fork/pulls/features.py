@@ -641,7 +641,7 @@ FEATURES: tuple[Feature, ...] = (
     Feature(
         name="split-layers",
         title="Let layers and norms work on slabs of a volume",
-        purpose="Layers get the slices that they reach, norms the statistics of all slabs; what is not known is refused.",
+        purpose="Layers get the slices that they reach, norms the statistics of all slabs; the unknown is refused.",
         evidence="A layer that is not known to be exact on slabs is refused before anything is changed.",
         paths=(
             "monai/networks/volumes/split_layers.py",
@@ -653,8 +653,8 @@ FEATURES: tuple[Feature, ...] = (
         name="split-volume",
         title="Split one volume over many devices, exactly",
         purpose=(
-            "split_volume(net, mesh) lets autoencoders, diffusion U-Nets, ControlNets, ViT and UNETR work on slabs of a "
-            "volume, forward and backward."
+            "split_volume(net, mesh) lets autoencoders, diffusion U-Nets, ControlNets, ViT and UNETR work on slabs of "
+            "a volume, forward and backward."
         ),
         evidence="Outputs and gradients of one process to 1e-12 in float64 on 2 and 4 gloo processes.",
         paths=("monai/networks/volumes/split.py", "monai/networks/volumes/split_tokens.py"),
