@@ -20,7 +20,7 @@ its own in a method ``spatial_reach(axis)``.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch.nn as nn
@@ -214,8 +214,10 @@ def _pool(module: Any, axis: int) -> Reach | None:
     kernel = _along(module.kernel_size, axis)
     stride = _along(module.kernel_size if module.stride is None else module.stride, axis)
     dilation = _along(getattr(module, "dilation", 1), axis)
-    padding = _along(module.padding, axis)
-    return _window(dilation * (kernel - 1) + 1, stride, padding, padding)
+    padding, span = _along(module.padding, axis), dilation * (kernel - 1) + 1
+    window = _window(span, stride, padding, padding)
+    # pools refuse what is shorter than their kernel, without what is added to it: a part at an end has to be as long
+    return replace(window, before=-(-(span - 1) // stride) * stride, after=max(window.after, span - 1))
 
 
 def _upsampling(module: Any, axis: int) -> Reach | None:

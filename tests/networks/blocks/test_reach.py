@@ -39,6 +39,7 @@ LAYERS = [
     ("transposed_gaps", lambda: nn.ConvTranspose1d(2, 3, 1, stride=2, output_padding=1)),
     ("transposed_stride_1", lambda: nn.ConvTranspose1d(2, 3, 3, padding=1)),
     ("max_pool", lambda: nn.MaxPool1d(3, stride=2, padding=1)),
+    ("avg_pool_padded", lambda: nn.AvgPool1d(3, stride=1, padding=1)),
     ("avg_pool", lambda: nn.AvgPool1d(2)),
     ("nearest", lambda: nn.Upsample(scale_factor=2, mode="nearest")),
     ("linear", lambda: nn.Upsample(scale_factor=(3.0,), mode="linear")),

@@ -31,6 +31,7 @@ from monai.networks.nets import AutoencoderKL, DiffusionModelUNet
 from monai.networks.nets.spade_autoencoderkl import SPADEAutoencoderKL
 from monai.networks.schedulers import DDIMScheduler
 from monai.networks.volumes import Reach, StreamedAutoencoder
+from monai.networks.volumes.split_layers import SplitLayer, split_module
 from monai.networks.volumes.stream_plan import MemoryTooSmall
 from tests.live_bytes import LiveBytes
 from tests.networks.volumes.autoencoders import AUTOENCODERS, images, latents, made
@@ -232,6 +233,21 @@ class TestStreamedAutoencoder(unittest.TestCase):
         network.decoder.get_submodule(name).register_forward_hook(scripts_the_hook)
         with self.assertRaisesRegex(TypeError, f"decoder.{name} .*hooks"):
             streamed.decode(latent)
+
+    def test_pools_that_want_as_much_as_their_kernel(self) -> None:
+        network = made("kl", 3)
+        network.decoder.blocks.append(nn.AvgPool3d(3, stride=1, padding=1))
+        latent, *_ = latents("kl", network, SIZES[3])
+        streamed = self.streamed(network)
+        streamed.memory = smallest_memory(streamed, "decode", latent)
+        self.assertLess(largest_difference(streamed.decode(latent), network.decode(latent)), 1e-12)
+
+    def test_split_networks_are_refused(self) -> None:
+        network = made("kl", 2)
+        convolution = network.decoder.blocks[0].conv
+        split_module(convolution, SplitLayer, unittest.mock.Mock(), "a layer", split_reach=Reach(1, 1))
+        with self.assertRaisesRegex(TypeError, r"decoder.blocks.0.conv \(SplitLayerConv2d\)"):
+            self.streamed(network)
 
     def test_hooks_that_compute_weights(self) -> None:
         network = made("kl", 2)
