@@ -12,9 +12,9 @@
 """
 A model on paper of a decode that is split over 1 to 16 GPUs: how long ranks compute, and how long they talk.
 
-``python -m benchmarks.split_model`` prints it as a table. Nothing of it is measured: it counts the operations and bytes
-of the decoder that MAISI has published (64, 128 and 256 channels, two residual blocks a level), and divides them by what
-a device computes and a link carries in a second.
+``python -m benchmarks.split_model`` prints it as a table. Nothing of it is measured: it counts the operations and
+bytes of the decoder that MAISI has published (64, 128 and 256 channels, two residual blocks a level), and divides them
+by what a device computes and a link carries in a second.
 """
 
 from __future__ import annotations
