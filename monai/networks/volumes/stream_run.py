@@ -67,8 +67,10 @@ class Operations:
         boxes = step.boxes(box)
         x, own = self.read(step.step.source, boxes[0])
         for index, operation in enumerate(step.step.operations):
-            x = self._apply(operation, x, own, step, index, boxes)
-            own = True
+            if not own and _works_in_place(operation):
+                x, own = x.clone(), True
+            given, x = x, self._apply(operation, x, own, step, index, boxes)
+            own = own or not _same_memory(x, given)
         if step.step.plus is not None:
             x = _sum(x, own, self.branch(step.step.plus, box))
         for operation in step.step.then:
@@ -79,13 +81,16 @@ class Operations:
         """Compute a part of what is added to a result, or modulates one."""
         x, own = self.read(branch.source, box)
         for operation in branch.operations:
+            if not own and _works_in_place(operation):
+                x, own = x.clone(), True
+            given = x
             if isinstance(operation, Layer):
                 x = operation.call(x)
             elif isinstance(operation, Normalize):
                 x = self._normalize(operation, x, branch.source)
             elif isinstance(operation, Pointwise):
                 x = _pointwise(operation.function, x, own)
-            own = True
+            own = own or not _same_memory(x, given)
         return x
 
     def _apply(
@@ -114,6 +119,17 @@ class Operations:
             return found
         x = x.to(_type_of_norm(module, x))
         return normalize(x, mean, variance, module.weight, module.bias, module.eps)
+
+
+def _works_in_place(operation: Operation) -> bool:
+    """Whether an operation overwrites what it gets: activations may."""
+    call: Any = getattr(operation, "call", None) or getattr(operation, "function", None)
+    return bool(getattr(call, "inplace", False))
+
+
+def _same_memory(x: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two tensors lie in the same memory: some layers return what they get."""
+    return x.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
 
 
 def _type_of_norm(module: nn.Module, x: torch.Tensor) -> torch.dtype:

@@ -242,6 +242,43 @@ class TestStreamedAutoencoder(unittest.TestCase):
         streamed.memory = smallest_memory(streamed, "decode", latent)
         self.assertLess(largest_difference(streamed.decode(latent), network.decode(latent)), 1e-12)
 
+    @parameterized.expand(
+        [
+            ("in_place_on_a_resting_volume", lambda: nn.LeakyReLU(0.5, inplace=True), "cpu"),
+            ("in_place_without_storage", lambda: nn.SiLU(inplace=True), None),
+            ("returns_what_it_gets", lambda: nn.Sequential(nn.Dropout(0.5), nn.SiLU(inplace=True)), "cpu"),
+        ]
+    )
+    def test_activations_in_place(self, _: str, activation: Any, storage: str | None) -> None:
+        network = made("kl", 2)
+        network.decoder.blocks.insert(0, activation().eval())
+        network.decoder.blocks.insert(3, activation().eval())
+        latent, *_ = latents("kl", network, SIZES[2])
+        before = latent.clone()
+        streamed = self.streamed(network, storage=storage)
+        streamed.memory = (3 if storage is None else 1) * smallest_memory(streamed, "decode", latent)
+        found = streamed.decode(latent)
+        self.assertTrue(torch.equal(latent, before))
+        self.assertLess(largest_difference(found, network.decode(latent)), 1e-12)
+
+    def test_a_sum_with_what_a_layer_returns_unchanged(self) -> None:
+        class Twice(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.drop = nn.Dropout(0.5)
+
+            def volume_steps(self, steps: Any, volume: int) -> int:
+                return steps.add(volume, self.drop, plus=steps.branch(volume))
+
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                return self.drop(x) + x
+
+        network = made("kl", 2)
+        network.decoder.blocks.insert(2, Twice().eval())
+        latent, *_ = latents("kl", network, SIZES[2])
+        found = self.streamed(network, 5 * 10**4).decode(latent)
+        self.assertLess(largest_difference(found, network.decode(latent)), 1e-12)
+
     def test_split_networks_are_refused(self) -> None:
         network = made("kl", 2)
         convolution = network.decoder.blocks[0].conv
