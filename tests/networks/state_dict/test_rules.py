@@ -192,7 +192,7 @@ class TestRules(unittest.TestCase):
 
 
 class TestLayouts(unittest.TestCase):
-    def test_every_layout_is_recognized_by_its_own_pattern(self):
+    def test_every_layout_has_a_name_of_its_own_and_says_what_it_is(self):
         names = [layout.name for layout in LAYOUTS]
         self.assertEqual(len(names), len(set(names)))
         for layout in LAYOUTS:
