@@ -27,7 +27,8 @@ import torch
 import torch.nn as nn
 
 from monai.networks.blocks.reach import Reach, computes_as_declared, reach_of
-from monai.networks.state_dict.torch_private import has_hooks_that_see_values
+from monai.networks.blocks.spade_norm import SPADE
+from monai.networks.state_dict.torch_private import has_hooks_that_see_values, is_plain
 
 __all__ = [
     "Attend",
@@ -65,7 +66,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Normalize:
-    """A norm by statistics of the whole volume, in ``groups`` of channels."""
+    """A norm by statistics of the whole volume, in ``groups`` of channels; 0 for every channel by itself."""
 
     module: nn.Module
     groups: int
@@ -139,6 +140,7 @@ class VolumeSteps:
         self.spatial_dims = spatial_dims
         self.inputs = inputs
         self.steps: list[Step] = []
+        self._overwritten: set[int] = set()
         self._names = {id(module): name for name, module in network.named_modules()}
 
     def add(
@@ -205,6 +207,8 @@ class VolumeSteps:
             volume: number of the volume that it normalizes.
             segmentation: number of the volume that modulates it.
         """
+        if not _computes_as(spade, (SPADE,)):
+            raise TypeError(self._refusal(spade))
         self._refuse_hooks(spade)
         branches = []
         for layer in (spade.mlp_gamma, spade.mlp_beta):
@@ -214,6 +218,18 @@ class VolumeSteps:
         return Modulate(*branches)
 
     def _rest(self, step: Step) -> int:
+        """
+        Raises:
+            TypeError: if a volume is read after it was overwritten.
+        """
+        overwrites = bool(step.operations) and _overwrites(step.operations[0])
+        read_later = [] if step.plus is None else [step.plus.source]
+        if self._overwritten & {step.source, *read_later} or overwrites and step.source in read_later:
+            raise TypeError(
+                "an activation in place overwrites a volume that is read again, as what is added to a residual block: "
+                "build it with inplace=False."
+            )
+        self._overwritten |= {step.source} if overwrites else set()
         self.steps.append(step)
         return self.inputs + len(self.steps) - 1
 
@@ -231,10 +247,10 @@ class VolumeSteps:
         for layer in layers:
             if not isinstance(layer, nn.Module) or self._says_steps(layer):
                 flat.append(layer)
-            elif isinstance(layer, nn.Sequential) and type(layer).forward is nn.Sequential.forward:
+            elif _computes_as(layer, (nn.Sequential,)):
                 self._refuse_hooks(layer)
                 flat += self._flat(layer)
-            elif not isinstance(layer, nn.Identity):
+            elif not is_plain(layer, nn.Identity):
                 flat.append(layer)
         return flat
 
@@ -249,15 +265,16 @@ class VolumeSteps:
             return layer
         if not isinstance(layer, nn.Module):
             return Pointwise(layer)
-        self._refuse_hooks(layer)
-        if isinstance(layer, DROPOUTS + BATCH_NORMS):
+        for module in layer.modules():  # a layer may say how far it looks for those inside of it
+            self._refuse_hooks(module)
+        if _computes_as(layer, DROPOUTS) or _computes_as(layer, BATCH_NORMS) and layer.track_running_stats:
             if layer.training and self.checks_mode and getattr(layer, "p", True):
                 raise TypeError(
                     f"{self._name(layer)} is in training mode, where parts differ from the whole: call eval() first."
                 )
             return Pointwise(layer)
         groups = _norm_groups(layer)
-        if groups:
+        if groups is not None:
             return Normalize(layer, groups)
         reaches = [reach_of(layer, axis) for axis in range(self.spatial_dims)]
         known = tuple(reach for reach in reaches if reach is not None)
@@ -269,8 +286,6 @@ class VolumeSteps:
         """What computes a layer: one that cuts volumes by itself has a method ``in_one_piece`` that does not."""
         if not computes_as_declared(layer, "in_one_piece"):
             return layer
-        for module in layer.modules():
-            self._refuse_hooks(module)
         call: Callable[[torch.Tensor], torch.Tensor] = layer.in_one_piece  # type: ignore[assignment]
         return call
 
@@ -296,15 +311,27 @@ class VolumeSteps:
             )
 
 
-def _norm_groups(module: nn.Module) -> int:
-    """In how many groups of channels a module normalizes by statistics of the whole volume; 0 if it does not."""
+def _computes_as(module: nn.Module, kinds: tuple[type[nn.Module], ...]) -> bool:
+    """Whether a module is of one of these classes, or of a subclass, and has its forward."""
+    same = any(isinstance(module, kind) and type(module).forward is kind.forward for kind in kinds)
+    return same and "forward" not in module.__dict__
+
+
+def _norm_groups(module: Any) -> int | None:
+    """In how many groups of channels a module normalizes by the whole volume, see :class:`Normalize`; None if not."""
     if computes_as_declared(module, "apply_statistics") and isinstance(module, nn.GroupNorm):
         return module.num_groups
-    if isinstance(module, nn.GroupNorm) and type(module).forward is nn.GroupNorm.forward:
-        return module.num_groups
-    if isinstance(module, INSTANCE_NORMS) and not module.track_running_stats:
-        return module.num_features
-    return 0
+    if _computes_as(module, (nn.GroupNorm,)):
+        return int(module.num_groups)
+    if _computes_as(module, INSTANCE_NORMS) and not module.track_running_stats:
+        return 0
+    return None
+
+
+def _overwrites(operation: Operation) -> bool:
+    """Whether an operation overwrites what it gets: activations may."""
+    call = operation.call if isinstance(operation, Layer) else getattr(operation, "function", None)
+    return bool(getattr(call, "inplace", False))
 
 
 def _is_local(operation: Operation) -> bool:

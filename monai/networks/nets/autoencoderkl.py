@@ -31,7 +31,7 @@ from monai.networks.blocks.autoencoder import (
     recomputed,
     resolve_levels,
 )
-from monai.networks.blocks.reach import Reach
+from monai.networks.blocks.reach import Reach, reach_of
 from monai.networks.blocks.volume_steps import VolumeSteps
 from monai.utils import ensure_tuple_rep
 
@@ -77,9 +77,12 @@ class AEKLDownsample(nn.Module):
             conv_only=True,
         )
 
-    def spatial_reach(self, axis: int) -> Reach:
-        """Output j sees the inputs 2 j to 2 j + 2; see :class:`Reach`."""
-        return Reach(after=1, down=2)
+    def spatial_reach(self, axis: int) -> Reach | None:
+        """Output j sees the inputs 2 j to 2 j + 2, unless somebody has replaced the layers; see :class:`Reach`."""
+        layers = list(self.conv.children())
+        found = reach_of(layers[0], axis) if len(layers) == 1 else None
+        as_built = type(self.pad) is AsymmetricPad and found == Reach(after=1, down=2, offset=-1)
+        return Reach(after=1, down=2) if as_built else None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, C, sizes) to (B, C, half the sizes)."""

@@ -29,6 +29,7 @@ from monai.networks.blocks.reach import CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS, R
 from monai.networks.blocks.spade_norm import SPADE
 from monai.networks.layers.vector_quantizer import EMAQuantizer, VectorQuantizer
 from monai.networks.nets.unetr import UNETR
+from monai.networks.state_dict.torch_private import has_hooks_that_see_values
 from monai.networks.volumes.split_layers import (
     Split,
     SplitCodebook,
@@ -192,6 +193,8 @@ class _Plan:
         self._seen.add(id(module))
         if isinstance(module, Split):
             self._refuse(module, name, "is split already: split a copy that was made before")
+        elif has_hooks_that_see_values(module):
+            self._refuse(module, name, "has hooks, which would see slabs of the volume: register them after the split")
         elif "forward" in vars(module):
             self._refuse(module, name, "has another forward than its class, which is not known to work on slabs")
         elif not self._visit_norm(module, name) and not self._visit_tokens(module, name):

@@ -92,7 +92,7 @@ def is_part(module: nn.Module) -> bool:
 
 def is_local(module: nn.Module, parent: nn.Module | None) -> bool:
     """Whether a module computes every position, or every token, by itself."""
-    if computes_as(module, OF_A_POSITION) or isinstance(module, nn.SyncBatchNorm):
+    if computes_as(module, (*OF_A_POSITION, nn.SyncBatchNorm)):
         return True
     if isinstance(module, CHANNEL_DROPOUTS) and module.p == 0.0:
         return True

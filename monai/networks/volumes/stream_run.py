@@ -113,7 +113,7 @@ class Operations:
 
     def _normalize(self, operation: Normalize, x: torch.Tensor, source: int) -> torch.Tensor:
         module: Any = operation.module
-        mean, variance = self.statistics(source, operation.groups)
+        mean, variance = self.statistics(source, operation.groups or x.shape[1])
         if computes_as_declared(module, "apply_statistics"):
             found: torch.Tensor = module.apply_statistics(x, mean, variance)
             return found
@@ -264,12 +264,22 @@ class Run:
     def result(self) -> torch.Tensor:
         """Compute all steps, and return what the last one makes, where it rests."""
         sizes = self.plan.sizes
+        for number in range(len(sizes.inputs)):
+            self._know_input(number)
         for index in range(len(sizes.sized)):
             if self.plan.runs(index):
                 self._run(index)
             self._forget(index)
         self.transfers.finish()
         return self.resting[len(sizes.inputs) + len(sizes.sized) - 1]
+
+    def _know_input(self, number: int) -> None:
+        """Gather the statistics of an input that a norm reads, slice by slice."""
+        if not self.plan.is_normalized(number):
+            return
+        self.known[number] = Statistics()
+        for part in self.resting[number].split(1, 2):
+            self.known[number].add(self.transfers.read(part))
 
     def _run(self, index: int) -> None:
         sizes, lengths = self.plan.sizes, self.plan.lengths[index]

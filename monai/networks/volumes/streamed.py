@@ -198,8 +198,9 @@ class StreamedAutoencoder(nn.Module):
         given = tensors[0].device if tensors else None
         if name.startswith("decode"):  # latents are small
             device = _device(self.autoencoder)
-            args = tuple(value.to(device) if index == 0 else value for index, value in enumerate(args))
-            kwargs = {key: value.to(device) if key != "seg" else value for key, value in kwargs.items()}
+            args = (*(value.to(device) if torch.is_tensor(value) else value for value in args[:1]), *args[1:])
+            moved = {key: value.to(device) for key, value in kwargs.items() if torch.is_tensor(value) and key != "seg"}
+            kwargs = {**kwargs, **moved}
         with torch.no_grad():
             found = getattr(_view(self), name)(*args, **kwargs)
         return _on_device(found, given)
@@ -268,7 +269,10 @@ class _Streamed(nn.Module):
         for each in inputs:
             shape = (min(each.batch, 2), each.channels, *(min(size, length) for size in each.sizes))
             few.append(torch.zeros(shape, dtype=each.dtype, device=device))
-        return layout_of(self.path(*few))
+        try:
+            return layout_of(self.path(*few))
+        except RuntimeError:  # too few for a large kernel: then the result is laid out as images are
+            return Layout.CHANNELS
 
 
 class _NoBar:

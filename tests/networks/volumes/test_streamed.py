@@ -55,8 +55,64 @@ def smallest_memory(streamed: StreamedAutoencoder, method: str, *inputs: torch.T
     raise AssertionError("one byte was enough")
 
 
-def scripts_the_hook(*_: Any) -> None:
+def a_hook(*_: Any) -> None:
     """A hook."""
+
+
+class OddIdentity(nn.Identity):
+    """Not what its base class is."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 2 * x
+
+
+class OddNorm(nn.InstanceNorm2d):
+    """Likewise."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 2 * super().forward(x)
+
+
+class OddDropout(nn.Dropout):
+    """Likewise."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x - x.mean()
+
+
+def doubles(module: Any) -> None:
+    """Replace the forward of an object."""
+    forward = module.forward
+    module.forward = lambda *args: 2 * forward(*args)
+
+
+def add_norm_inside(network: Any) -> None:
+    """Replace a part of a layer that says how far it looks."""
+    down = network.encoder.blocks[2]
+    down.conv = nn.Sequential(down.conv, nn.GroupNorm(2, 8))
+
+
+def add_watched_identity(network: Any) -> None:
+    """A layer that does nothing, and a hook that might."""
+    network.decoder.blocks.append(nn.Identity())
+    network.decoder.blocks[-1].register_forward_hook(a_hook)
+
+
+CHANGED: dict[str, Any] = {
+    "identity": lambda network: network.decoder.blocks.append(OddIdentity()),
+    "hook_on_an_identity": add_watched_identity,
+    "group_norm": lambda network: doubles(network.decoder.blocks[1].norm2),
+    "sequence": lambda network: doubles(network.decoder.blocks[1].conv2),
+    "spade": lambda network: doubles(network.decoder.blocks[1].norm1),
+    "instance_norm": lambda network: setattr(network.decoder.blocks[1], "norm2", OddNorm(16)),
+    "dropout": lambda network: network.decoder.blocks.insert(1, OddDropout().eval()),
+    "batch_norm_without_statistics": lambda network: network.decoder.blocks.insert(
+        1, nn.BatchNorm2d(16, track_running_stats=False).eval()
+    ),
+    "inside_of_a_downsampling": add_norm_inside,
+    "hook_inside_of_a_downsampling": lambda network: network.encoder.blocks[2].conv.register_forward_hook(a_hook),
+    "in_place_before_a_sum": lambda network: setattr(network.decoder.blocks[1], "norm1", nn.ReLU(inplace=True)),
+}
 
 
 class Doubling(nn.Module):
@@ -230,7 +286,7 @@ class TestStreamedAutoencoder(unittest.TestCase):
         network = made("kl", 2)
         latent, *_ = latents("kl", network, SIZES[2])
         streamed = self.streamed(network)
-        network.decoder.get_submodule(name).register_forward_hook(scripts_the_hook)
+        network.decoder.get_submodule(name).register_forward_hook(a_hook)
         with self.assertRaisesRegex(TypeError, f"decoder.{name} .*hooks"):
             streamed.decode(latent)
 
@@ -280,6 +336,19 @@ class TestStreamedAutoencoder(unittest.TestCase):
         streamed.memory = smallest_memory(streamed, "decode", latent)  # no step is computed in one part
         found = streamed.decode(latent)
         self.assertLess(largest_difference(found, network.decode(latent)), 1e-12)
+
+    @parameterized.expand([(name,) for name in CHANGED])
+    def test_changed_layers_are_refused(self, name: str) -> None:
+        network = made("spade" if name == "spade" else "kl", 2)
+        CHANGED[name](network)
+        with self.assertRaisesRegex(TypeError, "cannot be computed in parts|hooks|in place"):
+            self.streamed(network)
+
+    def test_a_norm_of_the_input(self) -> None:
+        network = made("kl", 2)
+        network.decoder.blocks.insert(0, nn.InstanceNorm2d(5))  # of every channel, whatever number it was given
+        latent, *_ = latents("kl", network, SIZES[2])
+        self.assertLess(largest_difference(self.streamed(network, 10**5).decode(latent), network.decode(latent)), 1e-12)
 
     def test_split_networks_are_refused(self) -> None:
         network = made("kl", 2)

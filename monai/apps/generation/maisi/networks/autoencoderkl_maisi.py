@@ -432,7 +432,10 @@ class MaisiUpsample(nn.Module):
 
     def spatial_reach(self, axis: int) -> Optional[Reach]:
         """Interpolation sees one neighbor, and so does what a convolution sees of it; see :class:`Reach`."""
-        return reach_of(self.conv, axis) if self.use_convtranspose else Reach(before=1, after=1, up=2)
+        found = reach_of(self.conv, axis)
+        if self.use_convtranspose:
+            return found
+        return Reach(before=1, after=1, up=2) if found == Reach(before=1, after=1) else None
 
     def in_one_piece(self, x: torch.Tensor) -> torch.Tensor:
         """What :meth:`forward` computes, for callers that cut the volume themselves."""
@@ -486,9 +489,9 @@ class MaisiDownsample(nn.Module):
             save_mem=save_mem,
         )
 
-    def spatial_reach(self, axis: int) -> Reach:
-        """Output j sees the inputs 2 j to 2 j + 2; see :class:`Reach`."""
-        return Reach(after=1, down=2)
+    def spatial_reach(self, axis: int) -> Optional[Reach]:
+        """Output j sees the inputs 2 j to 2 j + 2, unless somebody has replaced the layer; see :class:`Reach`."""
+        return Reach(after=1, down=2) if reach_of(self.conv, axis) == Reach(after=1, down=2, offset=-1) else None
 
     def in_one_piece(self, x: torch.Tensor) -> torch.Tensor:
         """What :meth:`forward` computes, for callers that cut the volume themselves."""
