@@ -18,6 +18,7 @@ communicate in their backward passes, in the same order. Every collective is ove
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -39,23 +40,27 @@ class Traffic:
     What this rank has sent.
 
     Args:
-        calls: number of collectives.
-        sent: number of bytes that left this rank.
         calls_by_kind: number of collectives by what they were for: "halo", "norm", "tokens", "shapes", ...
-        sent_by_kind: number of bytes, likewise.
+        sent_by_kind: number of bytes that left this rank, likewise.
     """
 
-    calls: int = 0
-    sent: int = 0
-    calls_by_kind: dict[str, int] = field(default_factory=dict)
-    sent_by_kind: dict[str, int] = field(default_factory=dict)
+    calls_by_kind: Counter[str] = field(default_factory=Counter)
+    sent_by_kind: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def calls(self) -> int:
+        """Number of collectives."""
+        return sum(self.calls_by_kind.values())
+
+    @property
+    def sent(self) -> int:
+        """Number of bytes that left this rank."""
+        return sum(self.sent_by_kind.values())
 
     def add(self, kind: str, sent: int) -> None:
         """Count one collective."""
-        self.calls += 1
-        self.sent += sent
-        self.calls_by_kind[kind] = self.calls_by_kind.get(kind, 0) + 1
-        self.sent_by_kind[kind] = self.sent_by_kind.get(kind, 0) + sent
+        self.calls_by_kind[kind] += 1
+        self.sent_by_kind[kind] += sent
 
 
 class Ranks:
