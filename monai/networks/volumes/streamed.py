@@ -18,6 +18,7 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -34,8 +35,6 @@ from monai.utils import optional_import
 __all__ = ["Needs", "StreamedAutoencoder"]
 
 logger = logging.getLogger(__name__)
-
-STORAGES = "'cpu', None, or the path of an existing folder"
 
 
 @dataclass(frozen=True)
@@ -105,7 +104,7 @@ class StreamedAutoencoder(nn.Module):
         if isinstance(memory, bool) or not isinstance(memory, (int, float)) or not memory >= 1:
             raise ValueError(f"memory={memory!r} should be the number of bytes that the device may hold.")
         if storage is not None and storage != "cpu" and not isinstance(storage, (str, os.PathLike)):
-            raise ValueError(f"storage={storage!r} should be {STORAGES}.")
+            raise ValueError(f"storage={storage!r} should be 'cpu', None or an existing folder.")
         if storage not in (None, "cpu"):
             FolderStorage(storage)  # type: ignore[arg-type]  # says whether there is one
         autoencoder = inside_of_compiled(autoencoder) or autoencoder  # its layers are not called as it was compiled
@@ -137,7 +136,7 @@ class StreamedAutoencoder(nn.Module):
                 raise
             autoencoder = self.autoencoder
             if isinstance(getattr(type(autoencoder), name, None), Callable):  # type: ignore[arg-type]
-                return _Call(self, name)
+                return partial(self._call, name)
             return getattr(autoencoder, name)
 
     def _get_name(self) -> str:
@@ -164,29 +163,29 @@ class StreamedAutoencoder(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The ``forward`` of the autoencoder."""
-        return self._call("forward", args, kwargs)
+        return self._call("forward", *args, **kwargs)
 
     def encode(self, *args: Any, **kwargs: Any) -> Any:
         """The ``encode`` of the autoencoder: images (B, C, sizes) to latents."""
-        return self._call("encode", args, kwargs)
+        return self._call("encode", *args, **kwargs)
 
     def decode(self, *args: Any, **kwargs: Any) -> Any:
         """The ``decode`` of the autoencoder: latents (B, C, sizes) to images."""
-        return self._call("decode", args, kwargs)
+        return self._call("decode", *args, **kwargs)
 
     def reconstruct(self, *args: Any, **kwargs: Any) -> Any:
         """The ``reconstruct`` of the autoencoder: images to images."""
-        return self._call("reconstruct", args, kwargs)
+        return self._call("reconstruct", *args, **kwargs)
 
     def encode_stage_2_inputs(self, *args: Any, **kwargs: Any) -> Any:
         """The ``encode_stage_2_inputs`` of the autoencoder: images to the latents that a diffusion model learns."""
-        return self._call("encode_stage_2_inputs", args, kwargs)
+        return self._call("encode_stage_2_inputs", *args, **kwargs)
 
     def decode_stage_2_outputs(self, *args: Any, **kwargs: Any) -> Any:
         """The ``decode_stage_2_outputs`` of the autoencoder: latents of a diffusion model to images."""
-        return self._call("decode_stage_2_outputs", args, kwargs)
+        return self._call("decode_stage_2_outputs", *args, **kwargs)
 
-    def _call(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _call(self, name: str, /, *args: Any, **kwargs: Any) -> Any:
         """
         Run a method of the autoencoder, with streams in the place of its encoder and decoder.
 
@@ -204,17 +203,6 @@ class StreamedAutoencoder(nn.Module):
         with torch.no_grad():
             found = getattr(_view(self), name)(*args, **kwargs)
         return _on_device(found, given)
-
-
-class _Call:
-    """A method of the autoencoder that :class:`StreamedAutoencoder` does not have itself."""
-
-    def __init__(self, streamed: StreamedAutoencoder, name: str) -> None:
-        self.streamed = streamed
-        self.name = name
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.streamed._call(self.name, args, kwargs)
 
 
 class _Streamed(nn.Module):
