@@ -60,9 +60,14 @@ def attend_in_slabs(
         yield ((0, size), *others), block(transfers.read(volume))
         return
     slabs = [(begin, min(begin + length, size)) for begin in range(0, size, length)]
+
+    def read() -> Iterator[torch.Tensor]:
+        for begin, end in slabs:
+            yield transfers.read(volume[:, :, begin:end])
+
     statistics = Statistics()
-    for begin, end in slabs:
-        statistics.add(transfers.read(volume[:, :, begin:end]))
+    for slab in read():
+        statistics.add(slab)
     mean, variance = statistics.of_groups(block.norm.num_groups)
 
     def projected(slab: torch.Tensor) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
@@ -70,12 +75,11 @@ def attend_in_slabs(
         tokens = x.flatten(2).transpose(1, 2)
         return tokens, block.attn.project(tokens)
 
-    keys_and_values = [projected(transfers.read(volume[:, :, begin:end]))[1][1:] for begin, end in slabs]
+    keys_and_values = [projected(slab)[1][1:] for slab in read()]
     keys = torch.cat([keys for keys, _ in keys_and_values], 2)
     values = torch.cat([values for _, values in keys_and_values], 2)
     del keys_and_values
-    for begin, end in slabs:
-        slab = transfers.read(volume[:, :, begin:end])
+    for place, slab in zip(slabs, read()):
         tokens, (queries, _, _) = projected(slab)
         attended = block.attn.attend(tokens, queries, keys, values, None)
-        yield ((begin, end), *others), attended.transpose(1, 2).reshape(slab.shape) + slab
+        yield (place, *others), attended.transpose(1, 2).reshape(slab.shape) + slab
