@@ -439,14 +439,15 @@ class MaisiUpsample(nn.Module):
 
     def in_one_piece(self, x: torch.Tensor) -> torch.Tensor:
         """What :meth:`forward` computes, for callers that cut the volume themselves."""
-        if not self.use_convtranspose:
-            x = F.interpolate(x, scale_factor=2.0, mode=["linear", "bilinear", "trilinear"][x.dim() - 3])
-        return self.conv.in_one_piece(x)
+        return self.conv.in_one_piece(x if self.use_convtranspose else self._interpolated(x))
+
+    def _interpolated(self, x: torch.Tensor) -> torch.Tensor:
+        return F.interpolate(x, scale_factor=2.0, mode=["linear", "bilinear", "trilinear"][x.dim() - 3])
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, C, sizes) to (B, C, doubled sizes)."""
         if not self.use_convtranspose:
-            x = F.interpolate(x, scale_factor=2.0, mode=["linear", "bilinear", "trilinear"][x.dim() - 3])
+            x = self._interpolated(x)
             _empty_cuda_cache(self.save_mem)
         x = self.conv(x)
         _empty_cuda_cache(self.save_mem)
