@@ -20,7 +20,7 @@ from typing import Any
 
 from benchmarks.case import Case, Growth
 
-__all__ = ["Check", "Grown", "Result", "exponent", "grown"]
+__all__ = ["Check", "Grown", "Result", "exponent", "grown", "percent"]
 
 MEGA = 1e6
 
@@ -149,6 +149,11 @@ def grown(growth: Growth, results: Mapping[str, Result], label: str = "fork") ->
         (values[i + 1] / values[i]) ** (1 / math.log2(tokens[i + 1] / tokens[i])) for i in range(len(values) - 1)
     ]
     return Grown(growth, exponent(tokens, values), tuple(factors))
+
+
+def percent(ratio: float) -> str:
+    """A ratio in percent, in words that fit large and tiny ones."""
+    return f"{100 * ratio:.1f} %" if ratio > 5e-4 else f"{100 * ratio:.0e} %" if ratio else "0 %"
 
 
 def exponent(tokens: Sequence[float], costs: Sequence[float]) -> float:

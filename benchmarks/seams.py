@@ -27,6 +27,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.result import percent
 from demo.checkpoint import as_in_monai, read_checkpoints
 from monai.inferers import SlidingWindowInferer
 from monai.networks.nets import AutoencoderKL
@@ -59,7 +60,7 @@ class SeamDecode:
     error: float
 
     def __str__(self) -> str:
-        return f"{self.name}: {_percent(self.distance)} from the whole decode, {self.error:.4f} from the slice"
+        return f"{self.name}: {percent(self.distance)} from the whole decode, {self.error:.4f} from the slice"
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ def save_seams(path: Path, seams: Seams) -> None:
     _show(axes[1], seams.whole, "whole decode", "gray", 1.0)
     most = max(float(decode.apart.max()) for decode in others)
     for panel, decode in zip(axes[2:], others):
-        colors = _show(panel, decode.apart, f"{decode.name}\nL2 {_percent(decode.distance)}", "inferno", most)
+        colors = _show(panel, decode.apart, f"{decode.name}\nL2 {percent(decode.distance)}", "inferno", most)
     figure.colorbar(colors, ax=axes[2:], shrink=0.75, label="absolute difference from the whole decode")
     figure.suptitle("A trained AutoencoderKL: windows differ from the whole decode, parts do not", fontsize=11)
     figure.savefig(path, dpi=100)
@@ -129,7 +130,3 @@ def _show(axes: Any, image: torch.Tensor, title: str, colors: str, most: float) 
     axes.set_title(title, fontsize=10)
     axes.set_axis_off()
     return axes.imshow(image.T, origin="lower", cmap=colors, vmin=0, vmax=most)
-
-
-def _percent(ratio: float) -> str:
-    return f"{100 * ratio:.1f} %" if ratio > 5e-4 else f"{100 * ratio:.0e} %" if ratio else "0 %"

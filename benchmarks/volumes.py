@@ -27,7 +27,7 @@ import torch
 
 from benchmarks.measure import FIXED_ALLOCATION
 from benchmarks.processes import Processes
-from benchmarks.result import MEGA, Check, exponent
+from benchmarks.result import MEGA, Check, exponent, percent
 from benchmarks.volume_worker import STORAGES, Decoded, Peak, VolumeTask
 from fork.referee import Referee
 
@@ -210,12 +210,8 @@ def _cells(row: VolumeRow, whole: VolumeRow, clock: str) -> tuple[str, ...]:
         f"{row.peak.operations / whole.peak.operations:.2f}x",
         _megabytes(row.peak.anonymous),
         "" if exact else f"{row.difference:.1e}",
-        "" if exact or row.distance is None else _percent(row.distance),
+        "" if exact or row.distance is None else percent(row.distance),
     )
-
-
-def _percent(ratio: float) -> str:
-    return f"{100 * ratio:.1f} %" if ratio > 5e-4 else f"{100 * ratio:.0e} %"
 
 
 def _megabytes(number: int | None) -> str:
