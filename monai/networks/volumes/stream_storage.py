@@ -142,7 +142,7 @@ def part_of(volume: torch.Tensor, box: Box) -> torch.Tensor:
 
 class Transfers:
     """
-    Copies parts between the device and where volumes rest; on a GPU while it computes.
+    Copies parts between the device and where volumes rest: from a GPU while it computes the next one.
 
     Args:
         device: the device that computes.
