@@ -25,7 +25,7 @@ from typing import Any
 
 import torch.nn as nn
 
-__all__ = ["Reach", "reach_of"]
+__all__ = ["Reach", "computes_as", "computes_as_declared", "reach_of"]
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class Reach:
     """
     Which positions of its input a layer's outputs need, along one axis.
 
-    A part of the output, [begin, end), needs the inputs [begin * down / up - before, end * down / up + after), as far
-    as there are any. Parts of the output begin at multiples of ``up``. Inputs begin at multiples of ``down`` then.
+    A part of the output, [begin, end), needs the inputs from begin * down // up - before on, up to the one before
+    end * down / up + after, rounded up, as far as there are any. They begin at a multiple of ``down``.
 
     Args:
         before: how many inputs before those that lie at the same place, a multiple of ``down``. Defaults to 0.
@@ -70,7 +70,7 @@ class Reach:
         Which inputs the outputs [begin, end) need.
 
         Args:
-            begin: the first output, a multiple of ``up``.
+            begin: the first output.
             end: where the outputs end.
             size: number of inputs of the whole axis. The last outputs get all that is left.
         """
@@ -116,6 +116,8 @@ POINTWISE = (
 )
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED_CONVOLUTIONS = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 POOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
 
 
@@ -131,19 +133,13 @@ def reach_of(module: nn.Module, axis: int) -> Reach | None:
         its reach, or None if it is not known to be local: it holds other layers, looks at the whole volume, pads by
         what lies inside of the volume, or computes in a way of its own without a method ``spatial_reach``.
     """
-    if declares_reach(module):
+    if computes_as_declared(module, "spatial_reach"):
         declared: Reach | None = module.spatial_reach(axis)  # type: ignore[operator]
         return declared
     for kinds, reach in _LAYERS:
-        for kind in kinds:
-            if isinstance(module, kind) and _computes_as(module, kind):
-                return reach(module, axis)
+        if computes_as(module, kinds):
+            return reach(module, axis)
     return None
-
-
-def declares_reach(module: nn.Module) -> bool:
-    """Whether the class of a module, or one that computes as it does, has a method ``spatial_reach``."""
-    return computes_as_declared(module, "spatial_reach")
 
 
 def computes_as_declared(module: nn.Module, declaration: str) -> bool:
@@ -162,11 +158,16 @@ def computes_as_declared(module: nn.Module, declaration: str) -> bool:
     return False
 
 
-def _computes_as(module: nn.Module, kind: type[nn.Module]) -> bool:
-    """Whether a module of a subclass of ``kind`` computes what ``kind`` does."""
+def computes_as(module: nn.Module, kinds: tuple[type[nn.Module], ...]) -> bool:
+    """Whether a module is of one of these classes, or of a subclass that computes in the same way."""
+    return "forward" not in module.__dict__ and any(
+        isinstance(module, kind) and _same_methods(type(module), kind) for kind in kinds
+    )
+
+
+def _same_methods(cls: type[nn.Module], kind: type[nn.Module]) -> bool:
     names = ("forward", "_conv_forward", "_output_padding")
-    same = all(getattr(type(module), name, None) is getattr(kind, name, None) for name in names)
-    return same and "forward" not in module.__dict__
+    return all(getattr(cls, name, None) is getattr(kind, name, None) for name in names)
 
 
 def _along(values: Any, axis: int) -> int:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import torch
 
-__all__ = ["Statistics", "normalize"]
+__all__ = ["Statistics", "normalize", "type_of_statistics"]
 
 
 class Statistics:
@@ -62,11 +62,16 @@ class Statistics:
         return mean, variance + (means - mean[..., None]).square().mean(2)
 
 
+def type_of_statistics(dtype: torch.dtype) -> torch.dtype:
+    """The type in which the statistics of a volume of type ``dtype`` are computed."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
 def _moments(part: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Means, and sums of squared distances from them, of every channel: (B, C) each."""
     # few channels at a time: copies of another type, and differences from the mean, stay small
     number = 1 if part.device.type == "cpu" else 8
-    dtype = torch.float64 if part.dtype == torch.float64 else torch.float32
+    dtype = type_of_statistics(part.dtype)
     means, squares = [], []
     for channels in part.split(number, 1):
         values = channels.flatten(2).to(dtype)

@@ -26,7 +26,7 @@ from typing import Any, Union
 import torch
 import torch.nn as nn
 
-from monai.networks.blocks.reach import Reach, computes_as_declared, reach_of
+from monai.networks.blocks.reach import BATCH_NORMS, INSTANCE_NORMS, Reach, computes_as, computes_as_declared, reach_of
 from monai.networks.blocks.spade_norm import SPADE
 from monai.networks.state_dict.torch_private import has_hooks_that_see_values, is_plain
 
@@ -41,10 +41,9 @@ __all__ = [
     "Resize",
     "Step",
     "VolumeSteps",
+    "overwrites",
 ]
 
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 
 
@@ -121,6 +120,13 @@ class Step:
     operations: tuple[Operation, ...]
     plus: Branch | None = None
     then: tuple[Pointwise, ...] = ()
+
+    @property
+    def branches(self) -> list[Branch]:
+        """The other volumes that it reads at the places of its result."""
+        modulations = [operation for operation in self.operations if isinstance(operation, Modulate)]
+        found = [branch for each in modulations for branch in (each.scale, each.shift)]
+        return [self.plus, *found] if self.plus else found
 
 
 class VolumeSteps:
@@ -207,7 +213,7 @@ class VolumeSteps:
             volume: number of the volume that it normalizes.
             segmentation: number of the volume that modulates it.
         """
-        if not _computes_as(spade, (SPADE,)):
+        if not computes_as(spade, (SPADE,)):
             raise TypeError(self._refusal(spade))
         self._refuse_hooks(spade)
         branches = []
@@ -222,14 +228,14 @@ class VolumeSteps:
         Raises:
             TypeError: if a volume is read after it was overwritten.
         """
-        overwrites = bool(step.operations) and _overwrites(step.operations[0])
+        overwritten = {step.source} if step.operations and overwrites(step.operations[0]) else set()
         read_later = [] if step.plus is None else [step.plus.source]
-        if self._overwritten & {step.source, *read_later} or overwrites and step.source in read_later:
+        if self._overwritten & {step.source, *read_later} or overwritten & {*read_later}:
             raise TypeError(
                 "an activation in place overwrites a volume that is read again, as what is added to a residual block: "
                 "build it with inplace=False."
             )
-        self._overwritten |= {step.source} if overwrites else set()
+        self._overwritten |= overwritten
         self.steps.append(step)
         return self.inputs + len(self.steps) - 1
 
@@ -247,7 +253,7 @@ class VolumeSteps:
         for layer in layers:
             if not isinstance(layer, nn.Module) or self._says_steps(layer):
                 flat.append(layer)
-            elif _computes_as(layer, (nn.Sequential,)):
+            elif computes_as(layer, (nn.Sequential,)):
                 self._refuse_hooks(layer)
                 flat += self._flat(layer)
             elif not is_plain(layer, nn.Identity):
@@ -267,7 +273,11 @@ class VolumeSteps:
             return Pointwise(layer)
         for module in layer.modules():  # a layer may say how far it looks for those inside of it
             self._refuse_hooks(module)
-        if _computes_as(layer, DROPOUTS) or _computes_as(layer, BATCH_NORMS) and layer.track_running_stats:
+        if (
+            computes_as(layer, DROPOUTS)
+            or computes_as(layer, (*BATCH_NORMS, nn.SyncBatchNorm))
+            and layer.track_running_stats
+        ):
             if layer.training and self.checks_mode and getattr(layer, "p", True):
                 raise TypeError(
                     f"{self._name(layer)} is in training mode, where parts differ from the whole: call eval() first."
@@ -311,24 +321,18 @@ class VolumeSteps:
             )
 
 
-def _computes_as(module: nn.Module, kinds: tuple[type[nn.Module], ...]) -> bool:
-    """Whether a module is of one of these classes, or of a subclass, and has its forward."""
-    same = any(isinstance(module, kind) and type(module).forward is kind.forward for kind in kinds)
-    return same and "forward" not in module.__dict__
-
-
 def _norm_groups(module: Any) -> int | None:
     """In how many groups of channels a module normalizes by the whole volume, see :class:`Normalize`; None if not."""
     if computes_as_declared(module, "apply_statistics") and isinstance(module, nn.GroupNorm):
         return module.num_groups
-    if _computes_as(module, (nn.GroupNorm,)):
+    if computes_as(module, (nn.GroupNorm,)):
         return int(module.num_groups)
-    if _computes_as(module, INSTANCE_NORMS) and not module.track_running_stats:
+    if computes_as(module, INSTANCE_NORMS) and not module.track_running_stats:
         return 0
     return None
 
 
-def _overwrites(operation: Operation) -> bool:
+def overwrites(operation: Operation) -> bool:
     """Whether an operation overwrites what it gets: activations may."""
     call = operation.call if isinstance(operation, Layer) else getattr(operation, "function", None)
     return bool(getattr(call, "inplace", False))
@@ -346,9 +350,8 @@ def _rests_before(operation: Operation, pending: list[Operation]) -> bool:
         return False
     if isinstance(operation, Normalize):
         return True
-    looks = isinstance(operation, Layer) and not all(reach.is_local for reach in operation.reaches)
-    return looks and any(isinstance(each, Layer) and _looks_around(each) for each in pending)
+    return _looks_around(operation) and any(map(_looks_around, pending))
 
 
-def _looks_around(layer: Layer) -> bool:
-    return not all(reach.is_local for reach in layer.reaches)
+def _looks_around(operation: Operation) -> bool:
+    return isinstance(operation, Layer) and not all(reach.is_local for reach in operation.reaches)

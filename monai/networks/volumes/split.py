@@ -25,7 +25,16 @@ from monai.networks.blocks.attention.block import AttentionBlock
 from monai.networks.blocks.attention.token_grid import TokenGrid
 from monai.networks.blocks.autoencoder import GaussianLatent
 from monai.networks.blocks.patchembedding import PatchEmbeddingBlock
-from monai.networks.blocks.reach import CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS, Reach, computes_as_declared, reach_of
+from monai.networks.blocks.reach import (
+    BATCH_NORMS,
+    CONVOLUTIONS,
+    INSTANCE_NORMS,
+    TRANSPOSED_CONVOLUTIONS,
+    Reach,
+    computes_as,
+    computes_as_declared,
+    reach_of,
+)
 from monai.networks.blocks.spade_norm import SPADE
 from monai.networks.layers.vector_quantizer import EMAQuantizer, VectorQuantizer
 from monai.networks.nets.unetr import UNETR
@@ -42,10 +51,7 @@ from monai.networks.volumes.split_layers import (
 )
 from monai.networks.volumes.split_norms import SplitDeclaredNorm, SplitGroupNorm, SplitInstanceNorm
 from monai.networks.volumes.split_rules import (
-    BATCH_NORMS,
-    INSTANCE_NORMS,
     changes_size,
-    computes_as,
     is_local,
     is_part,
     refusal_of_attention,

@@ -18,17 +18,13 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
+from monai.networks.blocks.volume_statistics import type_of_statistics
 from monai.networks.state_dict.torch_private import not_compiled
 from monai.networks.volumes.exchange import Ranks
 from monai.networks.volumes.slabs import Slabs
 from monai.networks.volumes.split_layers import Split
 
 __all__ = ["SplitDeclaredNorm", "SplitGroupNorm", "SplitInstanceNorm"]
-
-
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    """The type in which statistics are computed."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def _by_group(x: torch.Tensor, groups: int) -> torch.Tensor:
@@ -50,7 +46,7 @@ def _statistics(x: torch.Tensor, groups: int, ranks: Ranks, slabs: Slabs) -> tup
     Returns:
         (B, groups) each, in float32 at least
     """
-    whole, dtype = _by_group(x, groups), _wide(x.dtype)
+    whole, dtype = _by_group(x, groups), type_of_statistics(x.dtype)
     # a group at a time where it has to be copied to another type: not all of the volume twice
     pieces = [whole] if x.dtype == dtype else list(whole.split(1, 1))
     moments = [torch.var_mean(piece.to(dtype), 2, correction=0) for piece in pieces]
@@ -143,7 +139,7 @@ def _affine_of_two(
 
 def _sums(grad: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Of each channel: the sum of the gradient, and of its product with the input; (B, C) in float32 at least."""
-    dtype = _wide(x.dtype)
+    dtype = type_of_statistics(x.dtype)
     if x.dtype == grad.dtype == dtype:
         return grad.flatten(2).sum(2), torch.linalg.vecdot(grad.flatten(2), x.flatten(2))
     sums, products = [], []

@@ -31,7 +31,15 @@ from monai.networks.blocks.convolutions import Convolution
 from monai.networks.blocks.crossattention import CrossAttentionBlock
 from monai.networks.blocks.dynunet_block import UnetBasicBlock, UnetOutBlock, UnetResBlock
 from monai.networks.blocks.mlp import MLPBlock
-from monai.networks.blocks.reach import CONVOLUTIONS, Reach, computes_as_declared, reach_of
+from monai.networks.blocks.reach import (
+    BATCH_NORMS,
+    CONVOLUTIONS,
+    INSTANCE_NORMS,
+    Reach,
+    computes_as,
+    computes_as_declared,
+    reach_of,
+)
 from monai.networks.blocks.selfattention import SABlock
 from monai.networks.blocks.spade_norm import SPADE
 from monai.networks.blocks.unetr_block import UnetrBasicBlock, UnetrPrUpBlock, UnetrUpBlock
@@ -57,15 +65,8 @@ PARTS = (
 OF_IMAGES = (ADN, Convolution, SPADE, UnetBasicBlock, UnetOutBlock, UnetResBlock, UpSample)
 OF_A_POSITION = (Swish, MemoryEfficientSwish, Mish)
 OF_A_TOKEN = (nn.Linear, nn.LayerNorm, nn.Embedding, GEGLU)
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 CHANNEL_DROPOUTS = (nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.FeatureAlphaDropout)
 SPATIAL = (*CONVOLUTIONS, nn.GroupNorm, *BATCH_NORMS, *INSTANCE_NORMS)
-
-
-def computes_as(module: nn.Module, kinds: tuple[type[nn.Module], ...]) -> bool:
-    """Whether a module is of one of these classes, or of a subclass that computes in the same way."""
-    return any(isinstance(module, kind) and type(module).forward is kind.forward for kind in kinds)
 
 
 def declares_slabs(module: nn.Module) -> bool:

@@ -20,8 +20,8 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from monai.networks.blocks.reach import Reach, computes_as_declared
-from monai.networks.blocks.volume_statistics import Statistics, normalize
+from monai.networks.blocks.reach import computes_as_declared
+from monai.networks.blocks.volume_statistics import Statistics, normalize, type_of_statistics
 from monai.networks.blocks.volume_steps import (
     Attend,
     Branch,
@@ -33,6 +33,7 @@ from monai.networks.blocks.volume_steps import (
     Resize,
     Step,
     VolumeSteps,
+    overwrites,
 )
 from monai.networks.volumes.stream_attention import attend_in_slabs
 from monai.networks.volumes.stream_plan import Plan, parts
@@ -64,52 +65,66 @@ class Operations:
 
     def part(self, step: SizedStep, box: Box) -> torch.Tensor:
         """Compute a part of what a step makes."""
-        boxes = step.boxes(box)
-        x, own = self.read(step.step.source, boxes[0])
-        for index, operation in enumerate(step.step.operations):
-            if not own and _works_in_place(operation):
-                x, own = x.clone(), True
-            given, x = x, self._apply(operation, x, own, step, index, boxes)
-            own = own or not _same_memory(x, given)
+        x, own = self._chain(step.step.operations, step.step.source, step.boxes(box), step.volumes)
         if step.step.plus is not None:
-            x = _sum(x, own, self.branch(step.step.plus, box))
+            x = _sum(x, own, self._branch(step.step.plus, box)[0])
         for operation in step.step.then:
             x = _pointwise(operation.function, x, True)
         return x
 
-    def branch(self, branch: Branch, box: Box) -> torch.Tensor:
-        """Compute a part of what is added to a result, or modulates one."""
-        x, own = self.read(branch.source, box)
-        for operation in branch.operations:
-            if not own and _works_in_place(operation):
+    def _branch(self, branch: Branch, box: Box) -> tuple[torch.Tensor, bool]:
+        """Compute a part of what is added to a result, or modulates one; and whether it may be overwritten."""
+        return self._chain(branch.operations, branch.source, [box] * (len(branch.operations) + 1))
+
+    def _chain(
+        self,
+        operations: Sequence[Operation],
+        source: int,
+        boxes: Sequence[Box],
+        volumes: Sequence[VolumeSize] = (),
+    ) -> tuple[torch.Tensor, bool]:
+        """
+        Compute operations one after another.
+
+        Args:
+            operations: the operations.
+            source: number of the volume that the first one gets.
+            boxes: which part each of them gets, and the last one gives.
+            volumes: the same of whole volumes; only a :class:`Resize` asks for them.
+
+        Returns:
+            the part, and whether it may be overwritten
+        """
+        x, own = self.read(source, boxes[0])
+        for index, operation in enumerate(operations):
+            if not own and overwrites(operation):
                 x, own = x.clone(), True
             given = x
-            if isinstance(operation, Layer):
-                x = operation.call(x)
-            elif isinstance(operation, Normalize):
-                x = self._normalize(operation, x, branch.source)
-            elif isinstance(operation, Pointwise):
-                x = _pointwise(operation.function, x, own)
+            if isinstance(operation, Resize):
+                x = _resize(x, volumes[index], volumes[index + 1], boxes[index], boxes[index + 1])
+            else:
+                x = self._apply(operation, x, own, source, boxes[index + 1])
             own = own or not _same_memory(x, given)
-        return x
+        return x, own
 
-    def _apply(
-        self, operation: Operation, x: torch.Tensor, own: bool, step: SizedStep, index: int, boxes: Sequence[Box]
-    ) -> torch.Tensor:
+    def _apply(self, operation: Operation, x: torch.Tensor, own: bool, source: int, box: Box) -> torch.Tensor:
+        """The part of an operation's result in ``box``."""
         if isinstance(operation, Layer):
-            return _layer(operation, x, boxes[index + 1])
+            return _layer(operation, x, box)
         if isinstance(operation, Normalize):
-            return self._normalize(operation, x, step.step.source)
+            return self._normalize(operation, x, source)
         if isinstance(operation, Modulate):
-            scale, shift = (self.branch(each, boxes[index]) for each in (operation.scale, operation.shift))
-            if operation.scale.operations and x.dtype == scale.dtype == shift.dtype:
-                return scale.add_(1).mul_(x).add_(shift)  # nobody else holds it
-            return x * (1 + scale) + shift
-        if isinstance(operation, Resize):
-            return _resize(x, step.volumes[index], step.volumes[index + 1], boxes[index], boxes[index + 1])
+            return self._modulate(operation, x, box)
         if isinstance(operation, Pointwise):
             return _pointwise(operation.function, x, own)
         raise TypeError(f"{operation} is no operation on parts.")
+
+    def _modulate(self, operation: Modulate, x: torch.Tensor, box: Box) -> torch.Tensor:
+        scale, own = self._branch(operation.scale, box)
+        shift, _ = self._branch(operation.shift, box)
+        if own and x.dtype == scale.dtype == shift.dtype:
+            return scale.add_(1).mul_(x).add_(shift)
+        return x * (1 + scale) + shift
 
     def _normalize(self, operation: Normalize, x: torch.Tensor, source: int) -> torch.Tensor:
         module: Any = operation.module
@@ -119,12 +134,6 @@ class Operations:
             return found
         x = x.to(_type_of_norm(module, x))
         return normalize(x, mean, variance, module.weight, module.bias, module.eps)
-
-
-def _works_in_place(operation: Operation) -> bool:
-    """Whether an operation overwrites what it gets: activations may."""
-    call: Any = getattr(operation, "call", None) or getattr(operation, "function", None)
-    return bool(getattr(call, "inplace", False))
 
 
 def _same_memory(x: torch.Tensor, other: torch.Tensor) -> bool:
@@ -142,13 +151,8 @@ def _layer(layer: Layer, x: torch.Tensor, box: Box) -> torch.Tensor:
     """Run a layer, and cut what it makes of the neighbors away."""
     x = layer.call(x)
     for axis, (reach, (begin, end)) in enumerate(zip(layer.reaches, box)):
-        x = x.narrow(axis + 2, _skipped(reach, begin), end - begin)
+        x = x.narrow(axis + 2, reach.skipped(begin), end - begin)
     return x
-
-
-def _skipped(reach: Reach, begin: int) -> int:
-    first = begin // reach.up * reach.up
-    return reach.skipped(first) + begin - first
 
 
 def _pointwise(function: Callable[..., torch.Tensor], x: torch.Tensor, own: bool) -> torch.Tensor:
@@ -201,7 +205,7 @@ def _measured(step: Step, sizes: Sizes, device: torch.device) -> SizedStep:
         return torch.zeros(shape, dtype=volume.dtype, device=device), True
 
     def statistics(number: int, groups: int) -> tuple[torch.Tensor, torch.Tensor]:
-        dtype = torch.float64 if sizes.volume(number).dtype == torch.float64 else torch.float32
+        dtype = type_of_statistics(sizes.volume(number).dtype)
         return torch.zeros(1, groups, dtype=dtype, device=device), torch.ones(1, groups, dtype=dtype, device=device)
 
     run = Operations(read, statistics)

@@ -87,25 +87,13 @@ class SizedStep:
 
     def sources(self) -> list[int]:
         """Numbers of the volumes that it reads, one that is read twice twice."""
-        branches = [self.step.plus] if self.step.plus else []
-        for operation in self.step.operations:
-            if isinstance(operation, Modulate):
-                branches += [operation.scale, operation.shift]
-        return [self.step.source, *(branch.source for branch in branches)]
+        return [self.step.source, *(branch.source for branch in self.step.branches)]
 
     def normalized(self) -> list[int]:
         """Numbers of the volumes whose statistics it needs."""
-        step, found = self.step, []
-        if any(isinstance(operation, Normalize) for operation in step.operations):
-            found.append(step.source)
-        branches = [step.plus] if step.plus else []
-        for operation in step.operations:
-            if isinstance(operation, Modulate):
-                branches += [operation.scale, operation.shift]
-        for branch in branches:
-            if any(isinstance(operation, Normalize) for operation in branch.operations):
-                found.append(branch.source)
-        return found
+        chains = [(self.step.source, self.step.operations)]
+        chains += [(branch.source, branch.operations) for branch in self.step.branches]
+        return [source for source, chain in chains if any(isinstance(operation, Normalize) for operation in chain)]
 
 
 def needed_box(operation: Operation, box: Box, sizes: tuple[int, ...], resized: tuple[int, ...]) -> Box:
@@ -119,10 +107,7 @@ def needed_box(operation: Operation, box: Box, sizes: tuple[int, ...], resized: 
         resized: sizes of the output of a :class:`Resize`.
     """
     if isinstance(operation, Layer):
-        return tuple(
-            reach.needed(begin // reach.up * reach.up, end, size)
-            for reach, (begin, end), size in zip(operation.reaches, box, sizes)
-        )
+        return tuple(reach.needed(begin, end, size) for reach, (begin, end), size in zip(operation.reaches, box, sizes))
     if isinstance(operation, Resize):
         found = []
         for (begin, end), size, new in zip(box, sizes, resized):

@@ -106,6 +106,17 @@ class TestReach(unittest.TestCase):
                     part = layer(x[:, :, first:last]).narrow(2, reach.skipped(begin), end - begin)
                     torch.testing.assert_close(part, whole[:, :, begin:end], rtol=1e-12, atol=1e-12)
 
+    @parameterized.expand([each for each in LAYERS if each[0].startswith(("transposed", "nearest", "linear"))])
+    def test_parts_begin_anywhere(self, _: str, make: type[nn.Module]) -> None:
+        torch.manual_seed(0)
+        layer = make().double()
+        reach, x = reach_of(layer, 0), torch.randn(1, 2, 7, dtype=torch.float64)
+        whole = layer(x)
+        for begin in range(whole.shape[2]):
+            first, last = reach.needed(begin, begin + 1, 7)
+            part = layer(x[:, :, first:last]).narrow(2, reach.skipped(begin), 1)
+            torch.testing.assert_close(part, whole[:, :, begin : begin + 1], rtol=1e-12, atol=1e-12)
+
     @parameterized.expand(UNKNOWN)
     def test_what_is_not_known_has_no_reach(self, _: str, layer: nn.Module) -> None:
         self.assertIsNone(reach_of(layer, 0))
