@@ -28,6 +28,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("monai.networks.blocks",),
     ("monai.networks.nets",),
     ("monai.networks.utils",),
+    ("monai.networks.weights",),
     ("monai.networks.checkpoints", "monai.networks.volumes", "monai.visualize", "monai.inferers", "monai.handlers"),
     ("monai.networks",),  # its __init__ alone, which exports the checkpoints
     ("monai.apps",),

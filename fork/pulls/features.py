@@ -506,6 +506,17 @@ FEATURES: tuple[Feature, ...] = (
         paths=("monai/utils/whole_files.py", "monai/networks/checkpoints/write.py"),
     ),
     Feature(
+        name="weights",
+        title="Keep an account of weights on their way into a network",
+        purpose=(
+            "A state dict that remembers where its tensors come from, tables of rules for the layouts of other "
+            "packages, and a report with a line for every parameter and every tensor."
+        ),
+        evidence="Each test accounts for every parameter of the network and every tensor of the file.",
+        paths=("monai/networks/weights/*",),
+        tests=("tests/networks/weights/*",),
+    ),
+    Feature(
         name="checkpoint-files",
         title="Read a checkpoint from a file, and load it",
         purpose="read_checkpoint and load_checkpoint lead from a file of any age to the state dict of a network.",

@@ -130,6 +130,8 @@ class Rule:
 
     comes_last: ClassVar[bool] = False
     """Whether the rule waits until all modules of the network have found their keys."""
+    does: ClassVar[str] = "renamed"
+    """What becomes of tensors that are not only renamed, for the account of a load."""
 
     def apply(self, part: Part) -> None:
         """
@@ -165,6 +167,7 @@ class Drop(Rule):
     """Weights that no output depends on are left out: every key that the pattern matches from its beginning."""
 
     pattern: str
+    does = "no output depends on it"
 
     def apply(self, part: Part) -> None:
         for key in part.foreign():
@@ -180,6 +183,7 @@ class CausalMask(Rule):
     """A causal mask that was saved is left out: it follows from how the block was built."""
 
     name: str
+    does = "a causal mask follows from how the block was built"
 
     def apply(self, part: Part) -> None:
         if part.has(self.name):
@@ -212,6 +216,7 @@ class DropPart(Rule):
     """A whole part of the module is left out, where the network has nothing of it."""
 
     start: str
+    does = "no output depends on it"
 
     def apply(self, part: Part) -> None:
         if not any(key.startswith(part.prefix + self.start) for key in part.own):
@@ -249,6 +254,7 @@ class Join(Rule):
 
     olds: tuple[str, ...]
     new: str
+    does = "joined, one below the other"
 
     def apply(self, part: Part) -> None:
         for kind in ("weight", "bias"):
@@ -266,6 +272,7 @@ class Split(Rule):
 
     old: str
     news: tuple[str, ...]
+    does = "its rows are those of several"
 
     def apply(self, part: Part) -> None:
         for kind in ("weight", "bias"):
@@ -284,6 +291,7 @@ class Flatten(Rule):
 
     key: str
     sizes: tuple[int, ...] = ()
+    does = "a convolution of size 1 is a linear"
 
     def apply(self, part: Part) -> None:
         value = part.state.get(part.prefix + self.key)
@@ -312,6 +320,7 @@ class Interleaved(Rule):
     old: str
     news: tuple[str, str, str]
     heads: str
+    does = "rows in the order of q, k and v"
 
     def apply(self, part: Part) -> None:
         heads = self._heads(part.module)
@@ -363,6 +372,7 @@ class Unused(Rule):
 
     old: str
     new: str
+    does = "its network never used it"
 
     def apply(self, part: Part) -> None:
         keys = part.foreign(f"{self.old}.")
