@@ -48,6 +48,7 @@ class TransformerBlock(SafeLoading):
         use_combined_linear: whether self attention computes q, k and v with one linear. Defaults to True.
         use_proj_attn: whether self and cross attention have an output projection. None (the default) leaves the choice
             to ``include_fc`` for self attention and means True for cross attention.
+        norm_eps: what the layer norms add to the variance. Defaults to 1e-5.
 
     Raises:
         ValueError: if ``dropout_rate`` is outside of [0, 1], ``hidden_size`` is not divisible by ``num_heads``,
@@ -76,12 +77,13 @@ class TransformerBlock(SafeLoading):
         include_fc: bool = True,
         use_combined_linear: bool = True,
         use_proj_attn: bool | None = None,
+        norm_eps: float = 1e-5,
     ) -> None:
         super().__init__()
         check_sizes(hidden_size, num_heads, dropout_rate)
         self.with_cross_attention = with_cross_attention
         self.mlp = MLPBlock(hidden_size, mlp_dim, dropout_rate)
-        self.norm1 = nn.LayerNorm(hidden_size)
+        self.norm1 = nn.LayerNorm(hidden_size, eps=norm_eps)
         self.attn = SABlock(
             hidden_size,
             num_heads,
@@ -95,9 +97,9 @@ class TransformerBlock(SafeLoading):
             use_flash_attention=use_flash_attention,
             **projection_argument(use_proj_attn),
         )
-        self.norm2 = nn.LayerNorm(hidden_size)
+        self.norm2 = nn.LayerNorm(hidden_size, eps=norm_eps)
         # without a cross attention it is not used: frozen, so that nobody waits for its gradient
-        self.norm_cross_attn = nn.LayerNorm(hidden_size).requires_grad_(with_cross_attention)
+        self.norm_cross_attn = nn.LayerNorm(hidden_size, eps=norm_eps).requires_grad_(with_cross_attention)
         self.cross_attn: CrossAttentionBlock | nn.Identity = nn.Identity()
         if with_cross_attention:
             kept: dict[str, Any] = {"save_attn": True} if save_attn else {}

@@ -64,6 +64,7 @@ class MaskedAutoEncoderViT(OldCheckpoints):
         use_combined_linear: whether one linear computes q, k and v. Defaults to True.
         use_flash_attention: accepted and checked; the fused kernel is used either way. Defaults to False.
         use_proj_attn: whether attention ends in an output projection; None (the default) means True.
+        norm_eps: what the layer norms add to the variance. Defaults to 1e-5; DINOv2's and timm's networks have 1e-6.
 
     Raises:
         ValueError: if ``dropout_rate`` or ``masking_ratio`` is out of range, a width is not divisible by its number of
@@ -104,6 +105,7 @@ class MaskedAutoEncoderViT(OldCheckpoints):
         use_combined_linear: bool = True,
         use_flash_attention: bool = False,
         use_proj_attn: bool | None = None,
+        norm_eps: float = 1e-5,
     ) -> None:
         super().__init__()
         self.img_size = ensure_tuple_rep(img_size, spatial_dims)
@@ -133,12 +135,12 @@ class MaskedAutoEncoderViT(OldCheckpoints):
             dropout_rate=dropout_rate,
             spatial_dims=spatial_dims,
         )
-        options = block_arguments(use_combined_linear, use_flash_attention, use_proj_attn)
+        options = block_arguments(use_combined_linear, use_flash_attention, use_proj_attn, norm_eps)
         blocks = [
             TransformerBlock(hidden_size, mlp_dim, num_heads, dropout_rate, qkv_bias, save_attn, **options)
             for _ in range(num_layers)
         ]
-        self.blocks = nn.Sequential(*blocks, nn.LayerNorm(hidden_size))
+        self.blocks = nn.Sequential(*blocks, nn.LayerNorm(hidden_size, eps=norm_eps))
 
         self.decoder_embed = nn.Linear(hidden_size, decoder_hidden_size)
         self.mask_tokens = nn.Parameter(torch.zeros(1, 1, decoder_hidden_size))
@@ -150,7 +152,7 @@ class MaskedAutoEncoderViT(OldCheckpoints):
             )
             for _ in range(decoder_num_layers)
         ]
-        self.decoder_blocks = nn.Sequential(*decoder_blocks, nn.LayerNorm(decoder_hidden_size))
+        self.decoder_blocks = nn.Sequential(*decoder_blocks, nn.LayerNorm(decoder_hidden_size, eps=norm_eps))
         self.decoder_pred = nn.Linear(decoder_hidden_size, in_channels * math.prod(self.patch_size))
 
         self._init_weights()

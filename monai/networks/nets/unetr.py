@@ -52,6 +52,7 @@ class UNETR(OldCheckpoints):
         use_combined_linear: whether one linear computes q, k and v. Defaults to True.
         use_flash_attention: accepted and checked; the fused kernel is used either way. Defaults to False.
         use_proj_attn: whether attention ends in an output projection; None (the default) means True.
+        norm_eps: what the layer norms add to the variance. Defaults to 1e-5; DINOv2's and timm's networks have 1e-6.
 
     Raises:
         ValueError: if ``dropout_rate`` is outside of [0, 1], ``hidden_size`` is not divisible by ``num_heads``,
@@ -91,6 +92,7 @@ class UNETR(OldCheckpoints):
         use_combined_linear: bool = True,
         use_flash_attention: bool = False,
         use_proj_attn: bool | None = None,
+        norm_eps: float = 1e-5,
     ) -> None:
         super().__init__()
         self.num_layers = 12
@@ -113,7 +115,7 @@ class UNETR(OldCheckpoints):
             spatial_dims=spatial_dims,
             qkv_bias=qkv_bias,
             save_attn=save_attn,
-            **block_arguments(use_combined_linear, use_flash_attention, use_proj_attn),
+            **block_arguments(use_combined_linear, use_flash_attention, use_proj_attn, norm_eps),
         )
         self.proj_axes = (0, spatial_dims + 1, *range(1, spatial_dims + 1))
         self.proj_view_shape = [*self.feat_size, hidden_size]

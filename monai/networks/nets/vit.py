@@ -53,6 +53,7 @@ class ViT(OldCheckpoints):
         use_combined_linear: whether one linear computes q, k and v. Defaults to True.
         use_flash_attention: accepted and checked; the fused kernel is used either way. Defaults to False.
         use_proj_attn: whether attention ends in an output projection; None (the default) means True.
+        norm_eps: what the layer norms add to the variance. Defaults to 1e-5; DINOv2's and timm's networks have 1e-6.
 
     Raises:
         ValueError: if ``dropout_rate`` is outside of [0, 1], ``hidden_size`` is not divisible by ``num_heads``,
@@ -92,6 +93,7 @@ class ViT(OldCheckpoints):
         use_combined_linear: bool = True,
         use_flash_attention: bool = False,
         use_proj_attn: bool | None = None,
+        norm_eps: float = 1e-5,
     ) -> None:
         super().__init__()
         self.classification = classification
@@ -106,14 +108,14 @@ class ViT(OldCheckpoints):
             dropout_rate=dropout_rate,
             spatial_dims=spatial_dims,
         )
-        options = block_arguments(use_combined_linear, use_flash_attention, use_proj_attn)
+        options = block_arguments(use_combined_linear, use_flash_attention, use_proj_attn, norm_eps)
         self.blocks = nn.ModuleList(
             [
                 TransformerBlock(hidden_size, mlp_dim, num_heads, dropout_rate, qkv_bias, save_attn, **options)
                 for _ in range(num_layers)
             ]
         )
-        self.norm = nn.LayerNorm(hidden_size)
+        self.norm = nn.LayerNorm(hidden_size, eps=norm_eps)
         if self.classification:
             self.cls_token = nn.Parameter(torch.zeros(1, 1, hidden_size))
             head = nn.Linear(hidden_size, num_classes)

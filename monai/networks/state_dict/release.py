@@ -34,7 +34,7 @@ from monai.networks.state_dict.rules import Part, Rule, Together
 
 __all__ = ["release_arguments", "release_state_dict"]
 
-UNKNOWN_THERE = ("use_combined_linear", "use_flash_attention")
+UNKNOWN_THERE = ("use_combined_linear", "use_flash_attention", "norm_eps", "dynamic_size")
 CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 LINEARS = ("qkv", "to_q", "to_k", "to_v")
 
@@ -137,6 +137,13 @@ def _refuse(net: nn.Module) -> None:
             f"MONAI 1.6 cannot run {type(net).__name__} with spatial_dims={dims}: keep this checkpoint for the fork."
         )
     for path, module in net.named_modules(remove_duplicate=False):
+        norm = module.norm1 if getattr(module, "layout_role", "") == "transformer block" else None
+        eps = getattr(norm, "eps", 1e-5)
+        if eps != 1e-5:
+            raise ValueError(
+                f"{path} has layer norms with norm_eps={eps}, and those of MONAI 1.6 have 1e-5: it would not reproduce "
+                "the outputs. Keep this checkpoint for the fork."
+            )
         positions: Any = getattr(module, "rel_positional_embedding", None)
         if hasattr(positions, "release_dims") and len(positions.token_grid() or ()) not in positions.release_dims:
             raise ValueError(

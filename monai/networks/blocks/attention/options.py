@@ -117,6 +117,7 @@ class BlockArguments(ProjectionArgument, total=False):
 
     use_combined_linear: bool
     use_flash_attention: bool
+    norm_eps: float
 
 
 class UpcastArgument(TypedDict, total=False):
@@ -157,7 +158,9 @@ def dropout_argument(dropout: float | None) -> DropoutArgument:
     return {} if dropout is None else {"dropout": dropout}
 
 
-def block_arguments(use_combined_linear: bool, use_flash_attention: bool, use_proj_attn: bool | None) -> BlockArguments:
+def block_arguments(
+    use_combined_linear: bool, use_flash_attention: bool, use_proj_attn: bool | None, norm_eps: float = 1e-5
+) -> BlockArguments:
     """The options as keyword arguments of a :class:`TransformerBlock`, without those that are its defaults."""
     arguments: BlockArguments = {}
     if use_proj_attn is not None:
@@ -166,4 +169,6 @@ def block_arguments(use_combined_linear: bool, use_flash_attention: bool, use_pr
         arguments["use_combined_linear"] = False
     if use_flash_attention:
         arguments["use_flash_attention"] = True
+    if norm_eps != 1e-5:
+        arguments["norm_eps"] = norm_eps
     return arguments
