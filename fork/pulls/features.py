@@ -228,7 +228,7 @@ FEATURES: tuple[Feature, ...] = (
         title="Refuse images of another size than a patch embedding was built for",
         purpose="The number of patches has to be that of the position embedding; both kinds of projection script.",
         evidence="The release repeats an image of a single patch at every position, silently.",
-        paths=("monai/networks/blocks/patchembedding.py",),
+        paths=("monai/networks/blocks/patchembedding.py", "monai/networks/blocks/token_resampling.py"),
         tests=("tests/networks/blocks/test_patch*",),
         upstream_tests=("tests/networks/blocks/test_patchembedding.py",),
     ),

@@ -23,6 +23,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from monai.networks.blocks.pos_embed_utils import build_fourier_position_embedding, build_sincos_position_embedding
+from monai.networks.blocks.token_resampling import positions_on_grid, resize_patches
 from monai.networks.layers import Conv, trunc_normal_
 from monai.utils import ensure_tuple_rep
 from monai.utils.module import look_up_option
@@ -85,12 +86,18 @@ class PatchEmbeddingBlock(nn.Module):
         dropout_rate: fraction of the tokens' elements dropped in training. Defaults to 0.0.
         spatial_dims: number of spatial axes. Defaults to 3.
         pos_embed_kwargs: options of the position embedding: ``temperature`` for sincos, ``scales`` for fourier.
+        dynamic_size: whether images of other sizes are taken, too. Their position embeddings are those of ``img_size``,
+            resampled whenever they are asked for (see :mod:`~monai.networks.blocks.token_resampling`): the state dict
+            stays as it is, and in training gradients reach the parameter. Fixed positions follow their formula.
+            Defaults to False: another size is refused.
 
     Raises:
         ValueError: if ``dropout_rate`` is outside of [0, 1], ``hidden_size`` is not divisible by ``num_heads``, a patch
             is larger than the image or, with "perceptron", does not divide it, or a type is not one of those above.
     """
 
+    # a constant, so that TorchScript does not compile resampling for a block that takes one size
+    __constants__ = ["dynamic_size"]
     layout_role = "patch embedding"
 
     def __init__(
@@ -105,6 +112,7 @@ class PatchEmbeddingBlock(nn.Module):
         dropout_rate: float = 0.0,
         spatial_dims: int = 3,
         pos_embed_kwargs: dict | None = None,
+        dynamic_size: bool = False,
     ) -> None:
         super().__init__()
         if not (0 <= dropout_rate <= 1):
@@ -114,17 +122,12 @@ class PatchEmbeddingBlock(nn.Module):
         self.proj_type: str = look_up_option(proj_type, SUPPORTED_PATCH_EMBEDDING_TYPES)
         self.pos_embed_type: str = look_up_option(pos_embed_type, SUPPORTED_POS_EMBEDDING_TYPES)
 
-        self.img_size = list(ensure_tuple_rep(img_size, spatial_dims))
-        self.patch_size = list(ensure_tuple_rep(patch_size, spatial_dims))
-        self.grid_size = [size // patch for size, patch in zip(self.img_size, self.patch_size)]
-        if 0 in self.grid_size:
-            raise ValueError(f"patch_size {self.patch_size} should not be larger than img_size {self.img_size}.")
-        if self.proj_type == "perceptron" and any(s % p for s, p in zip(self.img_size, self.patch_size)):
-            raise ValueError(
-                f"img_size {self.img_size} should be divisible by patch_size {self.patch_size} for proj_type "
-                "'perceptron': change one of them or take 'conv'."
-            )
-        self.n_patches = math.prod(self.grid_size)
+        self.dynamic_size = dynamic_size
+        self.temperature = float((pos_embed_kwargs or {}).get("temperature", 10000.0))
+
+        self._set_sizes(
+            list(ensure_tuple_rep(img_size, spatial_dims)), list(ensure_tuple_rep(patch_size, spatial_dims))
+        )
         self.patch_dim = in_channels * math.prod(self.patch_size)
 
         self.patch_embeddings: nn.Module
@@ -140,6 +143,76 @@ class PatchEmbeddingBlock(nn.Module):
         self.dropout = nn.Dropout(dropout_rate)
         self.apply(self._init_weights)
 
+    def _set_sizes(self, img_size: list[int], patch_size: list[int]) -> None:
+        grid_size = [size // patch for size, patch in zip(img_size, patch_size)]
+        if 0 in grid_size:
+            raise ValueError(f"patch_size {patch_size} should not be larger than img_size {img_size}.")
+        if self.proj_type == "perceptron" and any(s % p for s, p in zip(img_size, patch_size)):
+            raise ValueError(
+                f"img_size {img_size} should be divisible by patch_size {patch_size} for proj_type 'perceptron': "
+                "change one of them or take 'conv'."
+            )
+        self.img_size, self.patch_size, self.grid_size = img_size, patch_size, grid_size
+        self.n_patches = math.prod(grid_size)
+
+    def set_input_size(self, img_size: Sequence[int] | int, patch_size: Sequence[int] | int | None = None) -> None:
+        """
+        Make the block one for images of another size, and for patches of another size, for good.
+
+        Positions are resampled by an antialiased cubic kernel, fixed ones follow their formula. Patches are resized by
+        the pseudo-inverse of resampling. What changes its shape becomes a new parameter: build optimizers afterwards.
+
+        Args:
+            img_size: size of the image, one number for all axes or one for each.
+            patch_size: size of a patch, likewise; None keeps it.
+
+        Raises:
+            ValueError: if a patch is larger than the image or, with "perceptron", does not divide it; or if the
+                positions are no longer those of the grid that the block was built for, so that nobody knows where they
+                lie. Then nothing is changed.
+            TypeError: if the patches are projected by a layer that is not known here.
+        """
+        dims = len(self.patch_size)
+        old_patch, old_grid, positions = self.patch_size, self.grid_size, self.position_embeddings
+        sizes = list(ensure_tuple_rep(img_size, dims))
+        patches = old_patch if patch_size is None else list(ensure_tuple_rep(patch_size, dims))
+        one_for_all = positions.shape[-2] == 1 and self.n_patches > 1
+        if not one_for_all:
+            self._check_positions()
+        resized = None if patches == old_patch else self._resized_patches(patches)
+        self._set_sizes(sizes, patches)
+        if resized is not None:
+            self._replace_patches(resized)
+        if self.grid_size != old_grid and not one_for_all:
+            with torch.no_grad():
+                values = positions_on_grid(positions, old_grid, self.grid_size, self.pos_embed_type, self.temperature)
+            self.position_embeddings = nn.Parameter(values, requires_grad=positions.requires_grad)
+
+    def _resized_patches(self, patches: list[int]) -> torch.Tensor:
+        """The weight of the projection for patches of another size."""
+        if self.proj_type == "conv":
+            conv: Any = self.patch_embeddings
+            if type(conv) not in (nn.Conv1d, nn.Conv2d, nn.Conv3d):
+                raise TypeError(f"Patches are projected by a {type(conv).__name__}, which cannot be resized.")
+            return resize_patches(conv.weight.detach(), patches)
+        layers: Any = self.patch_embeddings
+        if type(layers[1]) is not nn.Linear:
+            raise TypeError(f"Patches are projected by a {type(layers[1]).__name__}, which cannot be resized.")
+        kernel = as_kernel(layers[1].weight.detach(), self.patch_size)
+        return as_linear(resize_patches(kernel, patches))
+
+    def _replace_patches(self, weight: torch.Tensor) -> None:
+        layers: Any = self.patch_embeddings
+        layer: Any = layers if self.proj_type == "conv" else layers[1]
+        learns = layer.weight.requires_grad
+        layer.weight = nn.Parameter(weight, requires_grad=learns)
+        if self.proj_type == "conv":
+            layer.kernel_size = layer.stride = tuple(self.patch_size)
+            self.patch_dim = layer.in_channels * math.prod(self.patch_size)
+        else:
+            layers[0] = FlattenPatches(self.patch_size)
+            layer.in_features = self.patch_dim = weight.shape[1]
+
     def _init_weights(self, m: nn.Module) -> None:
         """Set the initial weights of one of the layers; called for each of them."""
         if isinstance(m, nn.Linear):
@@ -152,6 +225,8 @@ class PatchEmbeddingBlock(nn.Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        if "dynamic_size" not in state:  # written before the block could take other sizes
+            self.dynamic_size, self.temperature = False, 10000.0
         if "patch_size" not in state:  # the release wrote it, which kept no sizes but those of the patches
             self.n_patches = int(self.n_patches)
             self.patch_size = list(_patch_size_of(self.patch_embeddings))
@@ -183,7 +258,8 @@ class PatchEmbeddingBlock(nn.Module):
             raise ValueError(
                 f"The image has shape {list(x.shape)} and becomes {number} tokens, but there are {wanted} position "
                 f"embeddings, for img_size {self.img_size} and patches of {self.patch_size}: resize, crop or pad the "
-                "image, build the network with its img_size, or set position_embeddings for so many tokens."
+                "image, build the network with its img_size, or set position_embeddings for so many tokens; a ViT "
+                "takes other sizes with dynamic_size=True, or after set_input_size(img_size)."
             )
         if not torch.jit.is_scripting():
             if wanted > 1 and not torch.compiler.is_compiling():
@@ -211,13 +287,60 @@ class PatchEmbeddingBlock(nn.Module):
             ValueError: if the image has another number of patches than there are position embeddings.
         """
         tokens = self.patch_embeddings(x)
+        grid: list[int] = []
+        if self.dynamic_size:
+            grid = self._grid_of(x)
         if self.proj_type == "conv":
             tokens = tokens.flatten(2).transpose(1, 2)
+        if self.dynamic_size:
+            dynamic: torch.Tensor = self.dropout(tokens + self.positions_on(grid))
+            return dynamic
         # the number of tokens would become a part of a traced graph
         if torch.jit.is_scripting() or not torch.jit.is_tracing():
             self._check_tokens(x, tokens)
         out: torch.Tensor = self.dropout(tokens + self.position_embeddings)
         return out
+
+    def _grid_of(self, x: torch.Tensor) -> list[int]:
+        """How many patches an image (B, C, size of every axis) has along each axis."""
+        if x.dim() != 2 + len(self.patch_size):
+            raise ValueError(f"The image has shape {list(x.shape)} and should be (B, C, {len(self.patch_size)} sizes).")
+        grid: list[int] = []
+        for size, patch in zip(x.shape[2:], self.patch_size):
+            grid.append(size // patch)
+        return grid
+
+    def _check_positions(self) -> None:
+        if self.position_embeddings.dim() != 3 or self.position_embeddings.shape[1] != self.n_patches:
+            raise ValueError(
+                f"position_embeddings have the shape {list(self.position_embeddings.shape)}, which is none of the grid "
+                f"{self.grid_size} of the block: for other sizes it should be [1, {self.n_patches}, hidden_size]."
+            )
+
+    def positions_on(self, grid: list[int]) -> torch.Tensor:
+        """
+        The position embeddings of a grid of patches: the parameter for that of ``img_size``, otherwise resampled.
+
+        Args:
+            grid: number of patches along each axis.
+
+        Returns:
+            (1, number of patches, hidden_size), or (1, 1, hidden_size) where one vector serves all tokens.
+
+        Raises:
+            ValueError: if the parameter is not that of the grid of ``img_size``.
+        """
+        positions = self.position_embeddings
+        if positions.shape[-2] == 1 and self.n_patches > 1:  # one for all
+            return positions
+        if torch.jit.is_scripting() or not torch.jit.is_tracing():
+            self._check_positions()
+        if torch.jit.is_scripting():
+            if grid == self.grid_size:
+                return positions
+        elif not torch.jit.is_tracing() and all(isinstance(size, int) for size in grid) and grid == self.grid_size:
+            return positions
+        return positions_on_grid(positions, self.grid_size, grid, self.pos_embed_type, self.temperature)
 
 
 class PatchEmbed(nn.Module):
@@ -262,6 +385,16 @@ class PatchEmbed(nn.Module):
         grid = x.shape[2:]
         out: torch.Tensor = self.norm(x.flatten(2).transpose(1, 2)).transpose(1, 2).unflatten(2, grid)
         return out
+
+
+def as_kernel(weight: torch.Tensor, patch_size: Sequence[int]) -> torch.Tensor:
+    """The weight of a "perceptron" (out, patch x channels) as that of a convolution, (out, channels, patch)."""
+    return weight.reshape(weight.shape[0], *patch_size, -1).movedim(-1, 1)
+
+
+def as_linear(kernel: torch.Tensor) -> torch.Tensor:
+    """The weight of a convolution (out, channels, patch) as that of a "perceptron", (out, patch x channels)."""
+    return kernel.movedim(1, -1).flatten(1)
 
 
 def _patch_size_of(projection: nn.Module) -> Sequence[int]:

@@ -148,6 +148,20 @@ class UNETR(OldCheckpoints):
         self.decoder2 = up(2 * feature_size, feature_size)
         self.out = UnetOutBlock(spatial_dims=spatial_dims, in_channels=feature_size, out_channels=out_channels)
 
+    def set_input_size(self, img_size: Sequence[int] | int) -> None:
+        """
+        Make the network one for images of another size, for good; see :meth:`ViT.set_input_size`.
+
+        Args:
+            img_size: size of the image, one number for all axes or one for each; multiples of 16.
+
+        Raises:
+            ValueError: if patches do not fit the image, or the positions are not those of the network's grid.
+        """
+        self.vit.set_input_size(img_size)
+        self.feat_size = tuple(self.vit.patch_embedding.grid_size)
+        self.proj_view_shape = [*self.feat_size, self.hidden_size]
+
     def proj_feat(self, x: torch.Tensor) -> torch.Tensor:
         """Tokens (B, number of patches, hidden_size) to a grid (B, hidden_size, patches along every axis)."""
         return x.view([x.shape[0]] + self.proj_view_shape).permute(self.proj_axes).contiguous()

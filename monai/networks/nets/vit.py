@@ -35,7 +35,8 @@ class ViT(OldCheckpoints):
     Args:
         in_channels: number of the image's channels.
         img_size: size of the image, one number for all axes or one for each. Other sizes need other position
-            embeddings: set ``patch_embedding.position_embeddings``, of shape (1, number of patches, hidden_size).
+            embeddings: call :meth:`set_input_size`, take ``dynamic_size``, or set
+            ``patch_embedding.position_embeddings``, of shape (1, number of patches, hidden_size).
         patch_size: size of a patch, likewise.
         hidden_size: width of the tokens. Defaults to 768.
         mlp_dim: width of the feed-forward networks' hidden layer. Defaults to 3072.
@@ -54,6 +55,8 @@ class ViT(OldCheckpoints):
         use_flash_attention: accepted and checked; the fused kernel is used either way. Defaults to False.
         use_proj_attn: whether attention ends in an output projection; None (the default) means True.
         norm_eps: what the layer norms add to the variance. Defaults to 1e-5; DINOv2's and timm's networks have 1e-6.
+        dynamic_size: whether images of other sizes than ``img_size`` are taken, too, with resampled position
+            embeddings, see :class:`PatchEmbeddingBlock`. Defaults to False: another size is refused.
 
     Raises:
         ValueError: if ``dropout_rate`` is outside of [0, 1], ``hidden_size`` is not divisible by ``num_heads``,
@@ -94,6 +97,7 @@ class ViT(OldCheckpoints):
         use_flash_attention: bool = False,
         use_proj_attn: bool | None = None,
         norm_eps: float = 1e-5,
+        dynamic_size: bool = False,
     ) -> None:
         super().__init__()
         self.classification = classification
@@ -107,6 +111,7 @@ class ViT(OldCheckpoints):
             pos_embed_type=pos_embed_type,
             dropout_rate=dropout_rate,
             spatial_dims=spatial_dims,
+            dynamic_size=dynamic_size,
         )
         options = block_arguments(use_combined_linear, use_flash_attention, use_proj_attn, norm_eps)
         self.blocks = nn.ModuleList(
@@ -120,6 +125,21 @@ class ViT(OldCheckpoints):
             self.cls_token = nn.Parameter(torch.zeros(1, 1, hidden_size))
             head = nn.Linear(hidden_size, num_classes)
             self.classification_head = nn.Sequential(head, nn.Tanh()) if post_activation == "Tanh" else head
+
+    def set_input_size(self, img_size: Sequence[int] | int, patch_size: Sequence[int] | int | None = None) -> None:
+        """
+        Make the network one for images of another size, and for patches of another size, for good; see
+        :meth:`PatchEmbeddingBlock.set_input_size`. A network around this one has to follow, as UNETR's method does.
+
+        Args:
+            img_size: size of the image, one number for all axes or one for each.
+            patch_size: size of a patch, likewise; None keeps it.
+
+        Raises:
+            ValueError: if patches do not fit the image, or the positions are not those of the network's grid.
+            TypeError: if the patches are projected by a layer that is not known here.
+        """
+        self.patch_embedding.set_input_size(img_size, patch_size)
 
     def token_grids(self) -> dict[str, TokenGrid]:
         """See :class:`TokenGrid`."""

@@ -160,6 +160,8 @@ class SplitPatchEmbedding(Split):
         grid[split.axis] = slabs.lengths[split.rank]
         self.token_place.lie_on(tuple(grid), slabs)
         whole = self.token_place.whole - self.token_place.class_tokens
+        if self.dynamic_size:
+            positions = self.positions_on([*grid[: split.axis], slabs.total, *grid[split.axis + 1 :]])
         if positions.shape[-2] == 1 and self.n_patches > 1:  # one for all
             return positions
         if positions.shape[-2] != whole:

@@ -237,7 +237,7 @@ class AttentionCapture:
         image = self._image  # before the block's own parts are called again, which are given no image
         call = attention_call(block, args, kwargs)
         layout = self._layouts.get(original, NO_GRID)
-        grid = layout.grid if layout.holder is None else self._holder_sizes.get(layout.holder)
+        grid = layout.grid_on(image) if layout.holder is None else self._holder_sizes.get(layout.holder)
         grid = layout.check(grid, call.q.shape[2])
         key_grid = grid if call.own_keys else NO_GRID.check(layout.key_grid, call.k.shape[2])
         image = image if grid is not None or key_grid is not None else None

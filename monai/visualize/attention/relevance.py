@@ -267,7 +267,7 @@ def _place(layers: list[_Layer], layout: TokenGrid, image: tuple[int, ...] | Non
                 f"the chosen blocks work on {layer.call.k.shape[2]} and {tokens} tokens: choose a stack of blocks that "
                 "work on the same ones."
             )
-    grid = layout.check(layout.grid, tokens)
+    grid = layout.check(layout.grid_on(image), tokens)
     image = image if grid is not None else None
     covered = layout.covered(image)
     queries = asked.tokens(Place("relevance", tokens, layout.class_tokens, grid, image, covered))

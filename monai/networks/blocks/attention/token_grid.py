@@ -37,6 +37,7 @@ class TokenGrid:
         holder: the module whose input has the grid as its spatial size; known when it is called.
         patch_size: size of the image's piece that a token stands for, where it is fixed.
         key_grid: grid of the keys of cross attention, where the block knows it.
+        any_size: whether an image of another size has another grid: that of its whole patches.
     """
 
     grid: tuple[int, ...] | None = None
@@ -44,11 +45,20 @@ class TokenGrid:
     holder: nn.Module | None = None
     patch_size: tuple[int, ...] | None = None
     key_grid: tuple[int, ...] | None = None
+    any_size: bool = False
 
     @property
     def has_grid(self) -> bool:
         """Whether the tokens lie on a grid."""
         return self.grid is not None or self.holder is not None
+
+    def grid_on(self, image: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        """The grid for an image of this spatial size, where no ``holder`` tells it; None where it is not known."""
+        if not self.any_size:
+            return self.grid
+        if image is None or self.patch_size is None or len(image) != len(self.patch_size):
+            return None
+        return tuple(size // patch for size, patch in zip(image, self.patch_size))
 
     def covered(self, image: tuple[int, ...] | None) -> tuple[int, ...] | None:
         """
@@ -57,10 +67,11 @@ class TokenGrid:
         Args:
             image: spatial size of the image; None, or an image of other axes, has no place in the grid.
         """
-        if image is None or self.patch_size is None or self.grid is None or len(image) != len(self.grid):
+        grid = self.grid_on(image)
+        if image is None or self.patch_size is None or grid is None or len(image) != len(grid):
             return image
-        if all(size // patch == count for size, patch, count in zip(image, self.patch_size, self.grid)):
-            return tuple(patch * count for patch, count in zip(self.patch_size, self.grid))
+        if all(size // patch == count for size, patch, count in zip(image, self.patch_size, grid)):
+            return tuple(patch * count for patch, count in zip(self.patch_size, grid))
         return image
 
     def check(self, grid: tuple[int, ...] | None, tokens: int) -> tuple[int, ...] | None:
@@ -72,4 +83,5 @@ class TokenGrid:
 def patch_grid(embedding: Any, class_tokens: int) -> TokenGrid:
     """The grid of the patches that a :class:`PatchEmbeddingBlock` makes, behind that many class tokens."""
     grid, patch_size = tuple(embedding.grid_size), tuple(embedding.patch_size)
-    return TokenGrid(grid=grid, class_tokens=class_tokens, patch_size=patch_size)
+    any_size = embedding.dynamic_size
+    return TokenGrid(grid=grid, class_tokens=class_tokens, patch_size=patch_size, any_size=any_size)
