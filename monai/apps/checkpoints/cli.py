@@ -22,7 +22,7 @@ from typing import Any
 
 from monai.apps.commands import OK, Command, Result, as_json, run_command
 
-from .command_line import facts_of, in_flags, make_parser
+from .command_line import facts_of, in_flags, make_parser, weights_of
 from .conversion import convert_checkpoint
 from .inspection import inspect_checkpoint
 from .network_config import raw_network_config, read_network_config
@@ -66,6 +66,7 @@ def _convert(options: argparse.Namespace) -> tuple[Any, int]:
         layout=options.to,
         name=options.name,
         facts=facts_of(options),
+        options=weights_of(options),
         overwrite=options.force,
         progress=options.progress,
     )
@@ -80,6 +81,7 @@ def _verify(options: argparse.Namespace) -> tuple[Any, int]:
         read_network_config(options.config),
         name=options.name,
         facts=facts_of(options),
+        options=weights_of(options),
         size=options.size,
         batch=options.batch,
         seed=options.seed,

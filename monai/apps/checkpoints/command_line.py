@@ -20,10 +20,11 @@ from typing import Any
 
 from monai.apps.commands import Parser
 from monai.networks.state_dict.hooks import CheckpointFacts
+from monai.networks.weights.sources import SOURCES
 
 from .conversion import LAYOUTS
 
-__all__ = ["CONFIGS", "add_network", "facts_of", "in_flags", "make_parser"]
+__all__ = ["CONFIGS", "add_network", "facts_of", "in_flags", "make_parser", "weights_of"]
 
 PROGRAM = "python -m monai.networks.checkpoints"
 
@@ -65,12 +66,25 @@ VERIFY = f"""\
 examples:
   {PROGRAM} verify old.pt --config net.json
   {PROGRAM} verify old.pt --config net.json --size 64 64 32 --seed 1
+  {PROGRAM} verify dino.pth --config vit.json --resample position --allow 'classification_head.*'
   {PROGRAM} verify old.pt --config net.json --against ~/envs/monai-1.3/bin/python
   {PROGRAM} verify gm.pt --config net.json --against unpacked/generative:unpacked/monai-1.3.2
 """
 
 
 ANSWERS = {"True": "yes", "False": "no"}
+WEIGHT_OPTIONS = (
+    "weights",
+    "source",
+    "source_config",
+    "allow",
+    "ignore",
+    "resample",
+    "grid",
+    "in_channels",
+    "out_channels",
+    "inflate",
+)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -98,6 +112,13 @@ def facts_of(options: argparse.Namespace) -> CheckpointFacts:
     )
 
 
+def weights_of(options: argparse.Namespace) -> dict[str, Any]:
+    """What the options of a command say of weights that do not fit as they are, as ``load_checkpoint`` takes it."""
+    given = {name: getattr(options, name) for name in WEIGHT_OPTIONS}
+    given["spacings"] = tuple(options.spacings) if options.spacings else None
+    return {name: value for name, value in given.items() if value not in (None, (), [])}
+
+
 def in_flags(text: str) -> str:
     """A message of the library, with the flags of the command line in place of arguments in Python."""
     text = re.sub(
@@ -107,7 +128,8 @@ def in_flags(text: str) -> str:
     )
     text = re.sub(r"CheckpointFacts\.(\w+)", lambda match: _flag(match[1]), text)
     return (
-        text.replace("and with True if", "and yes if")
+        re.sub(r"\b(allow|ignore)=\('([^']+)', \.\.\.\)", r"--\1 '\2' ...", text)
+        .replace("and with True if", "and yes if")
         .replace("with name=", "with --name")
         .replace("overwrite=True", "--force")
     )
@@ -130,7 +152,10 @@ def _add_convert(commands: Any) -> None:
     add = parser.add_argument
     add("-o", "--output", metavar="OUT", required=True, help="file to write: *.safetensors, *.pt, *.pth or *.ckpt")
     add(
-        "--to", choices=LAYOUTS, default=LAYOUTS[0], help="this package's layout, or MONAI 1.6's (default: %(default)s)"
+        "--to",
+        choices=(*LAYOUTS, *(source.name for source in SOURCES if source.reversible)),
+        default=LAYOUTS[0],
+        help="this package's layout, MONAI 1.6's, or another package's (default: %(default)s)",
     )
     add("--force", action="store_true", help="replace OUT if it exists; it may be FILE")
     add_network(parser)
@@ -182,6 +207,7 @@ def _add_progress(parser: argparse.ArgumentParser) -> None:
 def add_network(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that tell which network a checkpoint is for, and what its keys cannot tell."""
     parser.add_argument("--config", metavar="NET_CONFIG", required=True, help="the network to load it into, see below")
+    _add_weights(parser)
     facts = parser.add_argument_group("what the keys cannot tell (asked for where it matters)")
     facts.add_argument(
         "--cross-attention-scaled",
@@ -198,6 +224,40 @@ def add_network(parser: argparse.ArgumentParser) -> None:
         choices=("yes", "no"),
         help="whether MONAI 1.4 used the output projections that it saved: with include_fc=False it did not",
     )
+
+
+def _add_weights(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that say what is done with weights of other packages, sizes and dimensions."""
+    group = parser.add_argument_group("weights that do not fit as they are (docs/weights.md)")
+    add = group.add_argument
+    add("--weights", choices=("ema", "raw"), help="a moving average of the weights, or those of the last step")
+    add("--source", choices=[source.name for source in SOURCES], help="who wrote FILE, if its keys do not tell")
+    add("--source-config", metavar="JSON", help="what it saved beside (default: config.json in the folder of FILE)")
+    pattern = {"nargs": "+", "default": (), "metavar": "PATTERN"}
+    add("--allow", help="parameters of the network that may stay as they are, as 'head.*'", **pattern)
+    add("--ignore", help="tensors of FILE that are not wanted", **pattern)
+    resample = "position embeddings to another grid, patches to another size"
+    add("--resample", choices=("position", "patch"), nargs="+", default=(), help=resample)
+    add("--grid", type=_positive, nargs="+", metavar="N", help="grid of FILE's position embeddings")
+    spacings = "distance of tokens along each axis, as 16,16 16,16,8: in FILE, then in the network"
+    add("--spacings", type=_numbers, nargs=2, metavar=("THERE", "HERE"), help=spacings)
+    channels = "'mean', 'repeat', or FILE's number of each input channel, as 0,1"
+    add("--in-channels", type=_channels, metavar="HOW", help=channels)
+    outputs = "FILE's number of each output channel or class, '-' for one that stays, as 0,1,-"
+    add("--out-channels", type=_outputs, metavar="LIST", help=outputs)
+    add("--inflate", choices=("average", "center"), help="FILE is of a 2-D network: how its kernels get a third axis")
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    return tuple(float(part) for part in text.split(","))
+
+
+def _channels(text: str) -> str | tuple[int, ...]:
+    return text if text in ("mean", "repeat") else tuple(int(part) for part in text.split(","))
+
+
+def _outputs(text: str) -> tuple[int | None, ...]:
+    return tuple(None if part == "-" else int(part) for part in text.split(","))
 
 
 def _positive(text: str) -> int:

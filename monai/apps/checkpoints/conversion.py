@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,15 +22,17 @@ from typing import Any
 import torch
 import torch.nn as nn
 
-from monai.networks.checkpoints.read import read_checkpoint
+from monai.networks.checkpoints.load import adapted_checkpoint
 from monai.networks.checkpoints.untrusted import refusing
 from monai.networks.checkpoints.unwrap import with_versions
 from monai.networks.checkpoints.write import check_target, write_checkpoint
-from monai.networks.state_dict.adapting import adapted_state_dict
 from monai.networks.state_dict.hooks import CheckpointFacts
 from monai.networks.state_dict.layouts import Layout, recognize_layouts
 from monai.networks.state_dict.release import release_arguments, release_state_dict
 from monai.networks.state_dict.torch_private import all_metadata
+from monai.networks.weights.report import LoadReport
+from monai.networks.weights.source import Source, translate_back
+from monai.networks.weights.sources import SOURCES
 
 from .network_config import NetworkConfig
 from .progress import bar
@@ -47,7 +50,7 @@ class Conversion:
     Args:
         source: the file that was read.
         target: the file that was written.
-        layout: of the target, one of :data:`LAYOUTS`.
+        layout: of the target, one of :data:`LAYOUTS` or another package's.
         network: name of the class.
         written_by: who wrote the source, by its keys.
         wrappers: what was around the network there.
@@ -57,6 +60,7 @@ class Conversion:
         parameters: number of values in the target.
         size: bytes of the target.
         arguments: what a network that takes the target is built from.
+        account: what became of every parameter of the network and of every tensor of the source.
     """
 
     source: str
@@ -71,6 +75,7 @@ class Conversion:
     parameters: int
     size: int
     arguments: dict[str, Any]
+    account: LoadReport
 
 
 def convert_checkpoint(
@@ -80,6 +85,7 @@ def convert_checkpoint(
     layout: str = "fork",
     name: str | None = None,
     facts: CheckpointFacts | None = None,
+    options: Mapping[str, Any] | None = None,
     overwrite: bool = False,
     progress: bool | None = None,
 ) -> Conversion:
@@ -93,9 +99,11 @@ def convert_checkpoint(
         path: the checkpoint, see :func:`monai.networks.checkpoints.read.read_checkpoint`.
         target: the file to write, ``.safetensors`` or one of torch, by its suffix.
         config: the network that is to load it.
-        layout: "fork", or "monai-1.6" for the pristine release.
+        layout: "fork", "monai-1.6" for the pristine release, or the name of another package's layout, see
+            :data:`monai.networks.weights.sources.SOURCES`.
         name: which network to convert where the file holds several.
         facts: what the keys cannot tell.
+        options: further arguments of ``load_checkpoint``, as ``source``; what ``allow`` leaves is not in the target.
         overwrite: whether the target may exist; it may be ``path`` then.
         progress: see :func:`monai.apps.checkpoints.progress.bar`.
 
@@ -105,17 +113,18 @@ def convert_checkpoint(
         OSError: if the target cannot be written.
         RuntimeError: if the checkpoint does not fit the network.
     """
-    if layout not in LAYOUTS:
-        raise ValueError(f"layout should be one of {', '.join(LAYOUTS)}, got {layout!r}.")
+    source = None if layout in LAYOUTS else _layout_called(layout)
     target = Path(target)
     check_target(target, overwrite)
     net = config.build("meta")
     with refusing():
-        checkpoint = read_checkpoint(path, net, name)
-    adapted = adapted_state_dict(net, checkpoint.state_dict, facts)
-    _refuse_gaps(net, adapted)
+        adapted, checkpoint = adapted_checkpoint(net, path, name, facts, **(options or {}))
+    assert checkpoint.report is not None  # it was adapted to the network
+    _refuse_gaps(net, adapted, checkpoint.report.left)
     arguments = config.arguments
-    if layout == "monai-1.6":
+    if source is not None:
+        adapted = translate_back(net, adapted, source)
+    elif layout == "monai-1.6":
         adapted, arguments = release_state_dict(net, adapted), release_arguments(net, arguments)
     else:  # what the network's own state dict tells beside its tensors, so that nothing has to be asked again
         adapted = with_versions(adapted, all_metadata(net.state_dict()))
@@ -137,17 +146,33 @@ def convert_checkpoint(
         parameters=sum(value.numel() for value in tensors),
         size=target.stat().st_size,
         arguments=arguments,
+        account=checkpoint.report,
     )
 
 
-def _refuse_gaps(net: nn.Module, adapted: dict[str, torch.Tensor]) -> None:
+def _layout_called(name: str) -> Source:
+    """
+    Another package's layout.
+
+    Raises:
+        ValueError: if there is none of that name.
+    """
+    for source in SOURCES:
+        if source.name == name:
+            return source
+    names = [*LAYOUTS, *(source.name for source in SOURCES if source.reversible)]
+    raise ValueError(f"layout should be one of {', '.join(names)}, got {name!r}.")
+
+
+def _refuse_gaps(net: nn.Module, adapted: Mapping[str, torch.Tensor], left: Collection[str]) -> None:
     """
     Raise if a tensor is missing that torch would only find missing when it loads, as the state of a batch norm.
 
     Raises:
         RuntimeError: if one is.
     """
-    missing = [key for key in net.state_dict() if key not in adapted and not key.endswith("num_batches_tracked")]
+    keys = [key for key in net.state_dict() if key not in adapted and key not in left]
+    missing = [key for key in keys if not key.endswith("num_batches_tracked")]
     if missing:
         raise RuntimeError(
             f"the checkpoint lacks {len(missing)} tensors of {type(net).__name__}: {', '.join(missing)}."

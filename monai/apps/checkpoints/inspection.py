@@ -23,7 +23,8 @@ from typing import Any
 import torch
 
 from monai.networks.checkpoints.file_values import fetched
-from monai.networks.checkpoints.read import Checkpoint, has_nan_or_inf, read_checkpoint, read_networks
+from monai.networks.checkpoints.load import has_nan_or_inf
+from monai.networks.checkpoints.read import Checkpoint, read_checkpoint, read_networks
 from monai.networks.checkpoints.untrusted import refusing
 from monai.networks.state_dict.layouts import Layout, recognize_layouts
 from monai.networks.state_dict.torch_private import all_metadata

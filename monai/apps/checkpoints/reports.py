@@ -21,6 +21,7 @@ from typing import Any
 from monai.apps.commands import table
 from monai.networks.checkpoints.untrusted import printable
 from monai.networks.state_dict.layouts import Layout
+from monai.networks.weights.report import LoadReport
 
 from .command_line import in_flags
 from .conversion import Conversion
@@ -133,8 +134,9 @@ def _converted(report: Conversion) -> str:
         _line("from", report.source),
         *_source(report.written_by, report.wrappers),
         _line("network", report.network),
-        _line("layout", LAYOUT_NAMES[report.layout]),
+        _line("layout", LAYOUT_NAMES.get(report.layout, report.layout)),
         _line("content", f"{keys}, {_count(report.parameters, 'value')}, {_size(report.size)}"),
+        *_account(report.account),
     ]
     if report.scale_factor is not None:
         where = "in its metadata" if Path(report.target).suffix.lower() == ".safetensors" else "beside the state dict"
@@ -151,10 +153,12 @@ def _verified(report: Verification) -> str:
         printable(report.path),
         *_source(report.written_by, report.wrappers),
         _line("network", f"{report.network}, {_count(report.parameters, 'parameter')}"),
+        *_account(report.account),
         _line("seed", str(report.seed)),
     ]
-    for output in report.outputs:
+    for output, fresh in zip(report.outputs, report.fresh):
         lines += _output(output)
+        lines.append(_line("  untrained", _statistics(fresh)))
     if report.comparison is not None:
         lines += _comparison(report.comparison)
     return "\n".join(lines)
@@ -167,9 +171,20 @@ def _output(report: OutputReport) -> list[str]:
     return [
         _line(report.method, inputs),
         _line("  gives", ", ".join(shown)),
-        _line("  values", f"mean {report.mean:.6g}, std {report.std:.6g}, min {report.min:.6g}, max {report.max:.6g}"),
+        _line("  values", _statistics(report)),
         _line("  sha256", report.sha256),
     ]
+
+
+def _statistics(report: OutputReport) -> str:
+    return f"mean {report.mean:.6g}, std {report.std:.6g}, min {report.min:.6g}, max {report.max:.6g}"
+
+
+def _account(report: LoadReport) -> list[str]:
+    """What became of parameters and tensors: the counts, and a line for each reason that is not a plain load."""
+    first, *more = str(report).splitlines()
+    lines = [_line("account", first.partition(": ")[2])]
+    return lines + [_line("", in_flags(line.strip())) for line in more if "the file's keys are" not in line]
 
 
 def _shape(shape: Sequence[int]) -> str:

@@ -25,10 +25,11 @@ from typing import Any
 import torch
 import torch.nn as nn
 
-from monai.networks.checkpoints.read import load_checkpoint
+from monai.networks.checkpoints.load import load_checkpoint
 from monai.networks.checkpoints.untrusted import refusing
 from monai.networks.state_dict.hooks import CheckpointFacts
 from monai.networks.state_dict.layouts import Layout, recognize_layouts
+from monai.networks.weights.report import LoadReport
 
 from .network_config import NetworkConfig
 from .reference_process import reference_command, run_reference
@@ -104,6 +105,8 @@ class Verification:
         wrappers: what was around the network there.
         seed: of the inputs.
         outputs: of each call.
+        fresh: what the same calls gave before the checkpoint was loaded, of a network that was never trained.
+        account: what became of every parameter of the network and of every tensor of the file.
         comparison: with an older package, if one was given.
     """
 
@@ -114,6 +117,8 @@ class Verification:
     wrappers: tuple[str, ...]
     seed: int
     outputs: list[OutputReport]
+    fresh: list[OutputReport]
+    account: LoadReport
     comparison: Comparison | None = None
 
 
@@ -122,6 +127,7 @@ def verify_checkpoint(
     config: NetworkConfig,
     name: str | None = None,
     facts: CheckpointFacts | None = None,
+    options: Mapping[str, Any] | None = None,
     size: Sequence[int] = (),
     batch: int = 2,
     seed: int = 0,
@@ -138,6 +144,7 @@ def verify_checkpoint(
         config: the network.
         name: which network to load where the file holds several.
         facts: what the keys cannot tell.
+        options: further arguments of ``load_checkpoint``, as ``allow``.
         size: of the image's axes, see :func:`monai.apps.checkpoints.sample_inputs.sample_calls`.
         batch: number of images or sequences.
         seed: of the inputs, and of torch before each call.
@@ -154,10 +161,13 @@ def verify_checkpoint(
     """
     if against is not None:
         reference_command(against)  # says what is wrong before the work
+    torch.manual_seed(seed)  # of the weights that are not trained
     net = config.build()
     calls = read_inputs(inputs) if inputs else sample_calls(config.cls, config.arguments, size, batch, seed)
+    fresh = [_run(net, call, seed) for call in calls]
     with refusing():
-        checkpoint = load_checkpoint(net, path, name, facts)
+        checkpoint = load_checkpoint(net, path, name, facts, **(options or {}))
+    assert checkpoint.report is not None  # it was loaded
     outputs = [_run(net, call, seed) for call in calls]
     if not any(bool(tensor.any()) for tensors in outputs for tensor in tensors):
         warnings.warn("Every output is zero, as of a network that was never trained: it proves nothing.", stacklevel=2)
@@ -183,6 +193,8 @@ def verify_checkpoint(
         wrappers=checkpoint.wrappers,
         seed=seed,
         outputs=[_report(call, tensors) for call, tensors in zip(calls, outputs)],
+        fresh=[_report(call, tensors) for call, tensors in zip(calls, fresh)],
+        account=checkpoint.report,
         comparison=comparison,
     )
 

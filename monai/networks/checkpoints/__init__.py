@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from monai.networks.state_dict.hooks import CheckpointFacts
 
-from .read import Checkpoint, load_checkpoint, networks_in, read_checkpoint, read_networks
+from .load import load_checkpoint
+from .read import Checkpoint, networks_in, read_checkpoint, read_networks
 
 __all__ = ["Checkpoint", "CheckpointFacts", "load_checkpoint", "networks_in", "read_checkpoint", "read_networks"]

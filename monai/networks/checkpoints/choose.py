@@ -59,6 +59,7 @@ def choose_network(
     net: nn.Module | None = None,
     name: str | None = None,
     fetch: Fetch | None = None,
+    weights: str | None = None,
 ) -> Network:
     """
     The one network of a checkpoint, or the one asked for.
@@ -69,8 +70,10 @@ def choose_network(
         net: the network that is to be loaded.
         name: the name of the network in the file, or of a submodule of the only one.
         fetch: gives the values of a tensor in ``tree`` that has none yet.
+        weights: "ema" for a moving average of the weights, "raw" for those of the last step.
 
     Raises:
+        ValueError: if ``weights`` is something else.
         NetworkNotChosen: if there are several networks and neither ``name`` nor ``net`` decides, or none of that name.
         CheckpointRefused: if there is no network, or a value in its state dict that is no tensor.
     """
@@ -78,6 +81,8 @@ def choose_network(
     networks = find_networks(tree, target)
     if not networks:
         raise CheckpointRefused(f"{source} holds no network, but {describe(tree)}: pass a file with a state dict.")
+    if weights is not None:
+        networks = _of_kind(networks, weights, source)
     if name is not None:
         network = _named(networks, name, source, target)
     elif len(networks) == 1:
@@ -86,6 +91,26 @@ def choose_network(
     else:
         network = _matching(networks, target, source)
     return checked(network, source, fetch)
+
+
+def _of_kind(networks: list[Network], weights: str, source: str) -> list[Network]:
+    """
+    Of the networks in a file, those that are moving averages, or those that are not.
+
+    Raises:
+        ValueError: if ``weights`` is neither "ema" nor "raw".
+        NetworkNotChosen: if the file does not hold both.
+    """
+    if weights not in ("ema", "raw"):
+        raise ValueError(f"weights={weights!r} should be 'ema', a moving average, or 'raw', those of the last step.")
+    names = [network.name for network in networks]
+    averages = set(_averages(names))
+    if not averages or len(averages) == len(names):
+        kind = "no moving average" if not averages else "nothing but moving averages"
+        raise NetworkNotChosen(
+            f"{source} has {kind} by name: it holds {listed(list(map(quoted, names)))}. Choose with name=."
+        )
+    return [network for network in networks if (network.name in averages) == (weights == "ema")]
 
 
 def checked(network: Network, source: str, fetch: Fetch | None = None, values: bool = True) -> Network:
@@ -182,9 +207,7 @@ def _matching(networks: list[Network], target: Target | None, source: str) -> Ne
 
 def _about_averages(names: list[str]) -> str:
     """What to choose where some of the networks are moving averages of others."""
-    averages = [name for name in names if is_average(name)]
-    if not averages and CURRENT in names:
-        averages = [name for name in names if name != CURRENT]
+    averages = _averages(names)
     if not averages or len(averages) == len(names):
         return ""
     what = "is a moving average (EMA)" if len(averages) == 1 else "are moving averages (EMA)"
@@ -192,6 +215,14 @@ def _about_averages(names: list[str]) -> str:
         f" By name {listed(list(map(quoted, averages)))} {what} of the weights, with which most trainers sample and "
         "evaluate; the weights of the last step are the other choice."
     )
+
+
+def _averages(names: list[str]) -> list[str]:
+    """Which names are those of moving averages."""
+    averages = [name for name in names if is_average(name)]
+    if not averages and CURRENT in names:
+        averages = [name for name in names if name != CURRENT]
+    return averages
 
 
 def _tensors_only(network: Network, source: str, fetch: Fetch | None) -> dict[str, torch.Tensor]:

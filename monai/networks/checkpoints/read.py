@@ -14,8 +14,6 @@
 from __future__ import annotations
 
 import os
-import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,10 +21,8 @@ from typing import Any
 import torch
 import torch.nn as nn
 
-from monai.networks.state_dict.adapting import adapted_state_dict
-from monai.networks.state_dict.hooks import CheckpointFacts, OldCheckpoints
-from monai.networks.state_dict.sharded import is_sharded, load_into_sharded
 from monai.networks.state_dict.torch_private import inside_of_compiled
+from monai.networks.weights.report import LoadReport
 
 from .choose import Network, as_number, checked, choose_network, find_networks
 from .distributed import METADATA, read_folder
@@ -40,7 +36,7 @@ from .unwrap import with_versions
 __all__ = [
     "Checkpoint",
     "Contents",
-    "load_checkpoint",
+    "inside_of_wrappers",
     "networks_in",
     "open_checkpoint",
     "read_checkpoint",
@@ -75,6 +71,7 @@ class Checkpoint:
             prefix ends with a dot, and ``"*._orig_mod."`` stands for a compiled submodule.
         scale_factor: the latent scale factor that the file holds beside the network, as MAISI's do.
         container: "torch zip", "torch legacy", "safetensors" or "distributed folder".
+        report: what became of every parameter and of every tensor, if it was loaded into a network.
     """
 
     path: Path
@@ -82,9 +79,12 @@ class Checkpoint:
     wrappers: tuple[str, ...]
     scale_factor: float | None
     container: str
+    report: LoadReport | None = None
 
 
-def read_checkpoint(path: str | os.PathLike, net: nn.Module | None = None, name: str | None = None) -> Checkpoint:
+def read_checkpoint(
+    path: str | os.PathLike, net: nn.Module | None = None, name: str | None = None, weights: str | None = None
+) -> Checkpoint:
     """
     Read the state dict of one network from a checkpoint file, without running code of the file.
 
@@ -98,6 +98,7 @@ def read_checkpoint(path: str | os.PathLike, net: nn.Module | None = None, name:
             a wrapper's. Without it, prefixes are removed where all keys share them and a wrapper is known to write
             them; a network whose only child is called ``model`` needs it.
         name: which network to read where the file holds several, see :func:`networks_in`; or a submodule's name.
+        weights: "ema" for a moving average of the weights, "raw" for those of the last step, where a file holds both.
 
     Raises:
         FileNotFoundError: if there is no such path.
@@ -111,56 +112,8 @@ def read_checkpoint(path: str | os.PathLike, net: nn.Module | None = None, name:
     """
     path = Path(path)
     contents = open_checkpoint(path)
-    bare = _bare(net) if net is not None else None
-    return _checkpoint(path, contents, choose_network(contents.tree, str(path), bare, name, contents.fetch))
-
-
-def load_checkpoint(
-    net: nn.Module,
-    path: str | os.PathLike,
-    name: str | None = None,
-    facts: CheckpointFacts | None = None,
-    strict: bool = True,
-) -> Checkpoint:
-    """
-    Read a checkpoint file of any age and load it into a network, which then gives the outputs of the one that wrote it.
-
-    Weights that are NaN or infinite are loaded as they are, with a warning that names them.
-
-    Args:
-        net: the network; DataParallel, DistributedDataParallel and torch.compile around it are looked through. Where
-            its parameters are DTensors, every process calls this with the same file, and keeps its part.
-        path: the file or folder, see :func:`read_checkpoint`.
-        name: which network to load where the file holds several, see :func:`networks_in`.
-        facts: what the keys cannot tell.
-        strict: whether every key has to fit; with False, torch's meaning of it.
-
-    Returns:
-        what was read.
-
-    Raises:
-        FileNotFoundError, ValueError: as :func:`read_checkpoint` does; or if there are ``facts`` for a partial load.
-        RuntimeError: if the checkpoint does not fit; the network is left as it is.
-
-    Example::
-
-        net = DiffusionModelUNet(spatial_dims=2, in_channels=1, out_channels=1, ...)
-        load_checkpoint(net, "generative_models_0.2.3.pt")
-    """
-    if facts is not None and not strict:
-        raise ValueError(f"{facts} need strict=True: a partial load leaves out what they are about.")
-    bare = _bare(net)
-    checkpoint = read_checkpoint(path, bare, name)
-    if is_sharded(bare):
-        load_into_sharded(bare, checkpoint.state_dict, strict, facts)
-    elif strict and isinstance(bare, OldCheckpoints):
-        bare.load_old_state_dict(checkpoint.state_dict, facts=facts)
-    elif facts is not None:
-        bare.load_state_dict(adapted_state_dict(bare, checkpoint.state_dict, facts))
-    else:
-        bare.load_state_dict(checkpoint.state_dict, strict=strict)
-    _warn_not_finite(checkpoint)
-    return checkpoint
+    bare = inside_of_wrappers(net) if net is not None else None
+    return _checkpoint(path, contents, choose_network(contents.tree, str(path), bare, name, contents.fetch, weights))
 
 
 def read_networks(path: str | os.PathLike, values: bool = True) -> dict[str, Checkpoint]:
@@ -203,30 +156,7 @@ def _checkpoint(path: Path, contents: Contents, network: Network) -> Checkpoint:
     return Checkpoint(path, network.state_dict, network.wrappers, scale_factor, contents.container)
 
 
-def not_finite(tensors: Mapping[str, object]) -> list[str]:
-    """Keys of the tensors that hold a NaN or an infinite value, told without memory."""
-    return [key for key, value in tensors.items() if torch.is_tensor(value) and has_nan_or_inf(value)]
-
-
-def has_nan_or_inf(value: torch.Tensor) -> bool:
-    """Whether a tensor holds a NaN or an infinite value."""
-    if value.is_complex():
-        value = torch.view_as_real(value.resolve_conj())
-    if not value.is_floating_point() or not value.numel() or value.dtype.itemsize < 2:
-        return False
-    return not bool(torch.stack(torch.aminmax(value)).isfinite().all())  # the extremes show a NaN, too
-
-
-def _warn_not_finite(checkpoint: Checkpoint) -> None:
-    found = not_finite(checkpoint.state_dict)
-    if found:
-        warnings.warn(
-            f"{checkpoint.path} holds weights that are NaN or infinite; they were loaded as they are: {listed(found)}.",
-            stacklevel=3,
-        )
-
-
-def _bare(net: nn.Module) -> nn.Module:
+def inside_of_wrappers(net: nn.Module) -> nn.Module:
     """The network inside of DataParallel, DistributedDataParallel and torch.compile."""
     while True:
         if isinstance(net, (nn.DataParallel, nn.parallel.DistributedDataParallel)):

@@ -13,7 +13,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from typing import Any
 
 import torch.nn as nn
@@ -24,7 +24,46 @@ from monai.networks.state_dict.load import Load
 from monai.networks.state_dict.refusals import refuse
 from monai.networks.state_dict.torch_private import children_by_key, metadata_of
 
-__all__ = ["adapted_for_copying", "adapted_state_dict"]
+__all__ = ["AdaptedKeys", "adapted_for_copying", "adapted_state_dict"]
+
+
+class AdaptedKeys:
+    """
+    A checkpoint whose keys have become those of a network, as far as its modules know how. Nobody has judged yet
+    whether it fits.
+
+    Args:
+        net: the network, which is left as it is.
+        adapted: the checkpoint, which is changed.
+        written: as it was written, with what its modules said of themselves.
+        request: what the caller says.
+
+    Raises:
+        RuntimeError: if keys of two layouts are mixed, or a rule refuses them.
+    """
+
+    def __init__(
+        self, net: nn.Module, adapted: MutableMapping[str, Any], written: Mapping[str, Any], request: Request
+    ) -> None:
+        def metadata(path: str) -> Mapping[str, Any]:
+            return metadata_of(written, path)
+
+        self.loads = [Load(part, adapted, prefix, metadata, request) for prefix, part in _outermost(net, "")]
+        for load in self.loads:
+            load.adapt()
+        self.layouts = [layout for load in self.loads for layout in load.layouts]
+        self.whole = Load(net, adapted, "", metadata, request)
+        self.whole.layouts = self.layouts
+
+    def misfits(self) -> list[str]:
+        """Which tensors cannot take their place, a line each."""
+        lines = [*(line for load in self.loads for line in load.misfits()), *self.whole.misfits()]
+        return list(dict.fromkeys(lines))
+
+    def warn(self) -> None:
+        """Warn of what was noted."""
+        for load in self.loads:
+            load.warn()
 
 
 def adapted_state_dict(
@@ -47,20 +86,9 @@ def adapted_state_dict(
     """
     adapted = dict(state_dict)
     request = Request(strict=True, facts=facts or CheckpointFacts(), careful=True)
-
-    def metadata(path: str) -> Mapping[str, Any]:
-        return metadata_of(state_dict, path)
-
-    loads = [Load(part, adapted, prefix, metadata, request) for prefix, part in _outermost(net, "")]
-    for load in loads:
-        load.adapt()
-    whole = Load(net, adapted, "", metadata, request)
-    whole.layouts = [layout for load in loads for layout in load.layouts]
-    problems = [*(line for load in loads for line in load.misfits()), *whole.misfits()]
-    problems += whole.missing_and_unexpected()
-    refuse(net, dict.fromkeys(problems), whole.layouts, whole.own, state_dict)
-    for load in loads:
-        load.warn()
+    keys = AdaptedKeys(net, adapted, state_dict, request)
+    refuse(net, [*keys.misfits(), *keys.whole.missing_and_unexpected()], keys.layouts, keys.whole.own, state_dict)
+    keys.warn()
     own = [key for key in net.state_dict() if key in adapted]
     return {key: adapted[key] for key in [*own, *(key for key in adapted if key not in set(own))]}
 

@@ -25,7 +25,7 @@ from monai.networks.state_dict.hooks import OWN_VERSION, CheckpointFacts, Reques
 from monai.networks.state_dict.layouts import ALWAYS, LAYOUTS, Layout, recognize_layouts, rivals
 from monai.networks.state_dict.projections import Attention, attention_in, drop_unused, identity, notes_on_unused
 from monai.networks.state_dict.refusals import PLAIN, misfit, refuse, remedy_for_unexpected
-from monai.networks.state_dict.rules import MERGED, Misfit, Part, Rule
+from monai.networks.state_dict.rules import MERGED, Misfit, Part, Rule, recording
 from monai.networks.state_dict.torch_private import children_by_key, loads_in_its_own_way, metadata_of, own_tensors
 
 __all__ = ["Load", "adapt_load"]
@@ -149,7 +149,8 @@ class Load:
                 self._apply_rules()
             except Misfit as error:
                 refuse(self.module, [str(error)], self.layouts, self.own, self.state)
-        self._settle_projections()
+        with recording(self.state, "what became of the output projections, and of what no output depends on"):
+            self._settle_projections()
 
     def is_of_an_older_layout(self) -> bool:
         """Whether the checkpoint has keys that are not the module's, and that an older layout is known by."""
@@ -236,13 +237,18 @@ class Load:
             )
             adapt = getattr(module, "adapt_state_dict", None)
             if adapt is not None:
-                adapt(part)
+                with recording(self.state, "as its module adapts it"):
+                    adapt(part)
             for rule in _rules_of(module, is_root=not name):
                 if rule.comes_last:
                     waiting.append((rule, part))
                 else:
-                    rule.apply(part)
+                    self._apply(rule, part)
         for rule, part in waiting:
+            self._apply(rule, part)
+
+    def _apply(self, rule: Rule, part: Part) -> None:
+        with recording(self.state, rule.does):
             rule.apply(part)
 
     def _known(self, name: str) -> Any:

@@ -21,6 +21,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import MutableMapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -50,6 +51,7 @@ __all__ = [
     "Unused",
     "When",
     "Wrap",
+    "recording",
 ]
 
 
@@ -123,6 +125,13 @@ class Part:
         except Misfit:
             self.state[self.prefix + old] = value
             raise
+
+
+def recording(state: MutableMapping[str, Any], text: str) -> AbstractContextManager:
+    """Let a checkpoint that keeps an account of itself, as a ``Journal`` does, know what is done to it."""
+    doing = getattr(state, "doing", None)
+    out: AbstractContextManager = nullcontext() if doing is None else doing(text)
+    return out
 
 
 class Rule:
@@ -458,7 +467,8 @@ class Together(Rule):
 
     def apply(self, part: Part) -> None:
         for rule in self.rules:
-            rule.apply(part)
+            with recording(part.state, rule.does):
+                rule.apply(part)
 
     def inverse(self) -> Together:
         backwards = [rule.inverse() for rule in reversed(self.rules)]

@@ -16,14 +16,14 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from .journal import KINDS, Journal
 
-__all__ = ["LEFT", "LoadReport", "ParameterLine", "TensorLine"]
+__all__ = ["LEFT", "LoadReport", "ParameterLine", "TensorLine", "account"]
 
-LEFT = "left"
+LEFT, UNJUDGED = "left", "left to its module"
 SHOWN = 8  # how many keys of one outcome the text shows
 
 
@@ -35,7 +35,8 @@ class ParameterLine:
     Args:
         key: its name in the network's state dict.
         shape: its shape.
-        outcome: "loaded", "converted", "resampled", "inflated", "written by rule" or "left" as it was.
+        outcome: "loaded", "converted", "resampled", "inflated", "written by rule" or "left" as it was; "left to its
+            module" where the file does not hold it and the module loads in a way of its own.
         how: what was done to the tensors of the file, in words; or why it was left.
         tensors: keys of the tensors of the file that it is made of.
     """
@@ -86,7 +87,7 @@ class LoadReport:
     def counts(self) -> dict[str, int]:
         """How many parameters and buffers had each outcome, those that none had left out."""
         counts = Counter(line.outcome for line in self.parameters)
-        return {outcome: counts[outcome] for outcome in (*KINDS, LEFT) if counts[outcome]}
+        return {outcome: counts[outcome] for outcome in (*KINDS, LEFT, UNJUDGED) if counts[outcome]}
 
     @property
     def left(self) -> tuple[str, ...]:
@@ -97,6 +98,20 @@ class LoadReport:
     def ignored(self) -> dict[str, str]:
         """Tensors of the file that went nowhere, and why."""
         return {line.key: line.how for line in self.tensors if line.outcome == "ignored"}
+
+    def inside(self, network: str, own: Mapping[str, Any], path: str) -> LoadReport:
+        """
+        The account of a network of which a submodule was loaded.
+
+        Args:
+            network: its class.
+            own: its state dict.
+            path: of the submodule.
+        """
+        lines = {f"{path}.{line.key}": replace(line, key=f"{path}.{line.key}") for line in self.parameters}
+        why = f"it is not in {path}, which the file is for"
+        parameters = (lines.get(key, ParameterLine(key, _shape(value), LEFT, why, ())) for key, value in own.items())
+        return replace(self, network=network, parameters=tuple(parameters))
 
     def to_json(self) -> str:
         """All lines as JSON."""
@@ -133,6 +148,9 @@ def account(
     for key, value in own.items():
         if left is not None and key in left:
             parameters.append(ParameterLine(key, _shape(value), LEFT, left[key], ()))
+            continue
+        if key not in journal:
+            parameters.append(ParameterLine(key, _shape(value), UNJUDGED, "", ()))
             continue
         origin = journal.origins[key]
         parameters.append(ParameterLine(key, _shape(value), origin.kind, "; ".join(origin.changes), origin.keys))

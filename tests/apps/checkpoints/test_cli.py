@@ -217,6 +217,43 @@ class TestVerify(CommandCase):
             self.assert_fails(2, f"argument {flag}: ", *start, flag, value)
 
 
+class TestAccounts(CommandCase):
+    def setUp(self):
+        super().setUp()
+        state = {**self.net.state_dict(), "aux.weight": torch.ones(1, 1)}
+        del state["out.2.conv.bias"]
+        torch.save(state, self.path)
+        self.start = (self.path, "--config", self.config)
+        self.options = ("--allow", "out.*", "--ignore", "aux.*")
+
+    def test_what_is_left_and_ignored_is_named(self):
+        code, out, err = run("verify", *self.start, *self.options)
+        self.assertEqual((code, err), (0, ""))
+        self.assertRegex(out, r"account +\d+ loaded, 1 left; \d+ of \d+ tensors of the file used")
+        self.assertRegex(out, r"left \(it may stay, by allow='out\.\*'\): out\.2\.conv\.bias")
+        self.assertRegex(out, r"ignored \(left out by ignore='aux\.\*'\): aux\.weight")
+        self.assertRegex(out, r"untrained +mean 0, std 0")
+
+    def test_the_account_is_in_the_json(self):
+        code, out, _ = run("convert", *self.start, *self.options, "-o", self.folder / "new.pt", "--json")
+        account = json.loads(out)["account"]
+        self.assertEqual(code, 0)
+        outcomes = {line["key"]: line["outcome"] for line in account["parameters"]}
+        self.assertEqual(outcomes.keys(), self.net.state_dict().keys())
+        self.assertEqual([key for key, outcome in outcomes.items() if outcome == "left"], ["out.2.conv.bias"])
+        self.assertNotIn("out.2.conv.bias", torch.load(self.folder / "new.pt"))
+
+    def test_nothing_is_left_that_is_not_named(self):
+        self.assert_fails(
+            3, r"(.|\n)*out\.2\.conv\.bias(.|\n)*aux\.weight(.|\n)*--allow 'name\.\*'", "verify", *self.start
+        )
+
+    def test_values_of_the_options(self):
+        for flag, value in (("--in-channels", "x"), ("--out-channels", "a"), ("--source", "nobody"), ("--grid", "0")):
+            self.assert_fails(2, f".*{flag.strip('-').replace('-', '.')}", "verify", *self.start, flag, value)
+        self.assert_fails(2, "argument --to", "convert", *self.start, "-o", self.folder / "new.pt", "--to", "nobody")
+
+
 class TestCommandLine(CommandCase):
     def test_help(self):
         for command in ((), ("inspect",), ("convert",), ("verify",)):
