@@ -125,12 +125,14 @@ def adapt_weights(
     """
     options = options or WeightOptions()
     journal, own = Journal(state_dict), net.state_dict()
+    _leave_out(journal, list(journal), options)
     source = _source_of(net, journal, own, options)
     if source is not None:
         translate(net, journal, source, config() if config is not None else None)
     request = Request(strict=True, facts=facts or CheckpointFacts(), careful=True)
     keys = AdaptedKeys(net, journal, state_dict, request)
     _fit(journal, net, options.sizes)
+    _leave_out(journal, [key for key in journal if key not in own], options)  # by the names that they have by now
     left = _leave(own, journal, options)
     problems = [*_patterns_without_use(own, journal, options), *_with_remedies(keys.misfits(), journal, net)]
     keys.whole.own = {key: value for key, value in keys.whole.own.items() if key not in left}
@@ -185,12 +187,16 @@ def _source_of(net: nn.Module, journal: Journal, own: Mapping[str, Any], options
     return found[0][0] if found else None
 
 
-def _leave(own: Mapping[str, Any], journal: Journal, options: WeightOptions) -> dict[str, str]:
-    """Take out what the options name; returns the parameters that stay as they are, and why."""
-    for key in [key for key in journal if key not in own]:
-        pattern = _matching((key, *journal.origins[key].keys), options.ignore)
+def _leave_out(journal: Journal, keys: Iterable[str], options: WeightOptions) -> None:
+    """Take the tensors out that the user does not want."""
+    for key in keys:
+        pattern = _matching((key,), options.ignore)
         if pattern is not None:
             journal.ignore(key, IGNORED.format(pattern))
+
+
+def _leave(own: Mapping[str, Any], journal: Journal, options: WeightOptions) -> dict[str, str]:
+    """The parameters that stay as they are, and why."""
     left: dict[str, str] = {}
     for key, want in own.items():
         pattern = _matching((key,), options.allow)
@@ -215,7 +221,8 @@ def _patterns_without_use(own: Mapping[str, Any], journal: Journal, options: Wei
         if _matching(own, [pattern]) is None:
             yield f"allow={pattern!r} names no parameter of the network."
     for pattern in options.ignore:
-        if _matching((*journal.file, *journal), [pattern]) is None:
+        used = IGNORED.format(pattern) in journal.ignored.values()
+        if not used and _matching(journal.file, [pattern]) is None:
             yield f"ignore={pattern!r} names no tensor of the file."
 
 
