@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import gc
 import sys
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -23,7 +24,17 @@ import torch
 
 from benchmarks.case import Setting
 
-__all__ = ["CLOCKS", "FIXED_ALLOCATION", "LONG", "MeasureError", "flat", "peak_bytes", "rss_anon", "seconds"]
+__all__ = [
+    "CLOCKS",
+    "FIXED_ALLOCATION",
+    "LONG",
+    "MeasureError",
+    "anonymous_growth",
+    "flat",
+    "peak_bytes",
+    "rss_anon",
+    "seconds",
+]
 
 FIXED_ALLOCATION = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
 """Environment of a process in which freed memory goes back to the system at once, so that its peaks are real ones."""
@@ -42,6 +53,8 @@ def flat(output: Any) -> torch.Tensor:
 
 LONG = 2.0
 """Beside so many seconds, what only happens in a first call is nothing: there is no need to warm up."""
+EVERY = 0.005
+"""Seconds between two looks at the memory of the process."""
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 """What tells the time: the clock on the wall, or the time that the CPU spent on this process, where others are busy."""
 
@@ -116,6 +129,36 @@ def rss_anon() -> int:
     if sys.platform != "linux":
         raise MeasureError("memory on the CPU is measured on Linux alone, through /proc")
     return _status("RssAnon")
+
+
+def anonymous_growth(call: Callable[[], Any]) -> int:
+    """
+    By how many bytes the process's own memory grows during a call; mapped files are not its own.
+
+    Args:
+        call: what to measure, in a process with ``FIXED_ALLOCATION``.
+
+    Raises:
+        MeasureError: if the system does not tell.
+    """
+    start = most = rss_anon()
+    done = threading.Event()
+
+    def watch() -> None:
+        nonlocal most
+        while not done.wait(EVERY):
+            most = max(most, rss_anon())
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        kept = call()
+    finally:
+        done.set()
+        thread.join()
+    most = max(most, rss_anon())
+    del kept
+    return most - start
 
 
 def _status(field: str) -> int:

@@ -19,8 +19,6 @@ from __future__ import annotations
 
 import gc
 import tempfile
-import threading
-from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -29,7 +27,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import monai
-from benchmarks.measure import CLOCKS, rss_anon
+from benchmarks.measure import CLOCKS, anonymous_growth
 from monai.inferers import SlidingWindowInferer
 from monai.networks.nets import AutoencoderKL
 
@@ -51,8 +49,6 @@ STRIDE = 4
 OVERLAP = 0.4
 STORAGES = ("cpu", "folder", "none")
 """Ways to decode that are streamed; the others are "whole" and "windows"."""
-EVERY = 0.005
-"""Seconds between two looks at the memory of the process."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +111,7 @@ class VolumeWorker:
         """Decode once, and watch."""
         with _prepared(task) as (call, device), FlopCounterMode(display=False) as counter:
             gc.collect()
-            grown = _growth(call)
+            grown = anonymous_growth(call)
         return Peak(grown, device, counter.get_total_flops())
 
 
@@ -157,25 +153,3 @@ def _autoencoder(channels: tuple[int, ...]) -> AutoencoderKL:
 def _latent(size: int) -> torch.Tensor:
     shape = (1, OPTIONS["latent_channels"], *[size // STRIDE] * OPTIONS["spatial_dims"])
     return torch.randn(shape, generator=torch.Generator().manual_seed(1))
-
-
-def _growth(call: Callable[[], torch.Tensor]) -> int:
-    """By how many bytes the process's own memory grows during a call; mapped files are not its own."""
-    start = most = rss_anon()
-    done = threading.Event()
-
-    def watch() -> None:
-        nonlocal most
-        while not done.wait(EVERY):
-            most = max(most, rss_anon())
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    try:
-        kept = call()
-    finally:
-        done.set()
-        thread.join()
-    most = max(most, rss_anon())
-    del kept
-    return most - start
