@@ -179,6 +179,8 @@ class PatchEmbeddingBlock(nn.Module):
         one_for_all = positions.shape[-2] == 1 and self.n_patches > 1
         if not one_for_all:
             self._check_positions()
+        if math.prod(old_grid) != self.n_patches:  # unpickled from the release, which kept no grid
+            raise ValueError(f"The grid of the {self.n_patches} patches is not known: build the network anew.")
         resized = None if patches == old_patch else self._resized_patches(patches)
         self._set_sizes(sizes, patches)
         if resized is not None:

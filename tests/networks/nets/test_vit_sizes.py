@@ -273,6 +273,12 @@ class TestSetInputSize(unittest.TestCase):
         self.assertEqual(net.patch_embedding.grid_size, [4, 3])
         net(image(32, 24))
 
+    def test_a_grid_that_is_not_known(self):
+        net = network()
+        net.patch_embedding.grid_size = [0, 0]  # as after unpickling a block of the release
+        with self.assertRaisesRegex(ValueError, "not known"):
+            net.set_input_size(32)
+
     def test_layers_that_are_not_known(self):
         net = network()
         net.patch_embedding.patch_embeddings = nn.Sequential(net.patch_embedding.patch_embeddings)

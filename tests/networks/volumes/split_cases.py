@@ -266,6 +266,7 @@ CASES = {
     ),
     "vit": Case(vit, tokens, [(2, 1, 32, 24)], tokens=True),
     "vit_axis_1": Case(vit, tokens, [(1, 1, 32, 24)], tokens=True, axis=1),
+    "vit_another_size": Case(lambda: vit(dynamic_size=True), tokens, [(2, 1, 24, 32)], tokens=True),
     "vit_perceptron": Case(
         lambda: vit(proj_type="perceptron", pos_embed_type="sincos"), tokens, [(1, 1, 32, 24)], tokens=True
     ),
