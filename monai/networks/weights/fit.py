@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -196,7 +197,7 @@ class _Plan:
 
     def _old_patch(self, place: Place, dims: int) -> tuple[int, ...]:
         """Size of the file's patches, in its dimensions."""
-        weight = self.journal.get(place.patch_key)
+        weight: Any = self.journal.get(place.patch_key)
         if type(weight) not in PLAIN:
             raise Misfit(f"the file has no {place.patch_key}, which tells the size of its patches: leave out spacings.")
         if weight.dim() > 2:

@@ -88,10 +88,9 @@ def places(net: nn.Module) -> dict[str, Place]:
             found.update(_of_patches(module, prefix, state))
         if isinstance(module, MaskedAutoEncoderViT):
             key = prefix + "decoder_pos_embedding"
-            block = {"block": module.patch_embedding, "prefix": f"{prefix}patch_embedding."}
-            found[key] = Place(
-                "position", module, "decoder_pos_embedding", state[key], kind=module.decoder_pos_embed_type, **block
-            )
+            kind, block = module.decoder_pos_embed_type, module.patch_embedding
+            path = f"{prefix}patch_embedding."
+            found[key] = Place("position", module, "decoder_pos_embedding", state[key], block, path, kind)
     patches = {place.patch_key: place for place in found.values() if place.role == "position"}
     for key, place in patches.items():
         if key in found:
