@@ -517,6 +517,29 @@ FEATURES: tuple[Feature, ...] = (
         tests=("tests/networks/weights/*",),
     ),
     Feature(
+        name="weights-tensors",
+        title="Bring weights to another size",
+        purpose="Position and patch embeddings of other grids, other channels and classes, and 2-D kernels in 3-D.",
+        evidence="Equal to timm's resampling to 1e-6, slice by slice in 3-D.",
+        paths=tuple(f"monai/networks/weights/{name}.py" for name in ("channels", "inflate", "patches", "positions")),
+        tests=("tests/networks/weights/test_sizes.py",),
+    ),
+    Feature(
+        name="weights-sizes",
+        title="Fit weights of other sizes to a network",
+        purpose="A state dict of other sizes is fitted as far as it is asked for, and what was done is written down.",
+        evidence=(
+            "A volume of equal slices gives the features of the 2-D network to 1e-5: ViT, UNETR, AutoencoderKL, "
+            "DiffusionModelUNet."
+        ),
+        paths=(
+            "monai/networks/weights/fit.py",
+            "monai/networks/weights/places.py",
+            "monai/networks/weights/size_*",
+        ),
+        tests=("tests/networks/weights/test_sizes_fit.py",),
+    ),
+    Feature(
         name="checkpoint-files",
         title="Read a checkpoint from a file, and load it",
         purpose="read_checkpoint and load_checkpoint lead from a file of any age to the state dict of a network.",
