@@ -144,7 +144,8 @@ def account(
         layouts: who wrote the keys of the file.
         left: parameters that stay as they were, and why.
     """
-    parameters, uses = [], {}
+    parameters: list[ParameterLine] = []
+    uses: dict[str, list[str]] = {}
     for key, value in own.items():
         if left is not None and key in left:
             parameters.append(ParameterLine(key, _shape(value), LEFT, left[key], ()))
