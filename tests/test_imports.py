@@ -23,7 +23,7 @@ from parameterized import parameterized
 ROOT = Path(__file__).parents[1]
 # From the bottom to the top. A module imports modules of its own room, and of those below its level.
 LEVELS: tuple[tuple[str, ...], ...] = (
-    ("monai.utils", "monai.networks.state_dict"),
+    ("monai.utils", "monai.networks.construction", "monai.networks.state_dict"),
     ("monai.networks.layers",),
     ("monai.networks.blocks",),
     ("monai.networks.nets",),

@@ -339,6 +339,17 @@ FEATURES: tuple[Feature, ...] = (
         paths=("monai/networks/blocks/diffusion/network.py", "monai/networks/blocks/diffusion/first_layout.py"),
     ),
     Feature(
+        name="construction",
+        title="Remember what a network is built from",
+        purpose=(
+            "The arguments of a network's constructor are kept in the language of bundles, by __new__, so that it can "
+            "be saved with its configuration. Signatures, __init__ and state dicts stay as they are."
+        ),
+        evidence="A network of the package takes 0.01 to 0.5 ms longer to be built, less than 1 %.",
+        paths=("monai/networks/construction.py",),
+        tests=("tests/networks/test_construction.py",),
+    ),
+    Feature(
         name="diffusion-networks",
         title="Script DiffusionModelUNet, and mask its context",
         purpose=(

@@ -11,8 +11,13 @@
 
 # ruff: noqa: F401
 
-"""What the fork adds to this package: the encoder, which the release does not export."""
+"""What the fork adds to this package: an encoder that the release does not export, and what networks are built from."""
 
 from __future__ import annotations
 
+from monai.networks.construction import record_classes
+
 from .diffusion_model_unet import DiffusionModelEncoder
+from .vqvae import VQVAE
+
+RECORDED = record_classes(globals())

@@ -22,6 +22,7 @@ import torch.nn as nn
 from monai.networks.blocks import Convolution
 from monai.networks.blocks.diffusion.layers import embedding_mlp
 from monai.networks.blocks.diffusion.network import DiffusionUNetBackbone, NetworkPlan, add_residuals
+from monai.networks.construction import record_construction
 from monai.networks.nets.diffusion_model_unet import (  # noqa: F401
     get_down_block,
     get_mid_block,
@@ -35,6 +36,7 @@ from monai.utils.type_conversion import convert_to_tensor
 __all__ = ["DiffusionModelUNetMaisi"]
 
 
+@record_construction
 class DiffusionModelUNetMaisi(DiffusionUNetBackbone):
     """
     MAISI's :class:`~monai.networks.nets.diffusion_model_unet.DiffusionModelUNet` (https://arxiv.org/abs/2409.11169),
