@@ -11,8 +11,8 @@
 
 # ruff: noqa: F401
 
-"""What the fork adds to this package: reading and loading checkpoint files."""
+"""What the fork adds to this package: reading and loading checkpoint files, saving networks whole."""
 
 from __future__ import annotations
 
-from .checkpoints import Checkpoint, CheckpointFacts, load_checkpoint, read_checkpoint
+from .checkpoints import Checkpoint, CheckpointFacts, from_pretrained, load_checkpoint, read_checkpoint, save_pretrained

@@ -23,6 +23,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import math
+import sys
 from collections.abc import Iterator, Mapping
 from enum import Enum
 from functools import partial
@@ -67,7 +68,7 @@ def record_construction(cls: Class) -> Class:
         new = super(cls, kind).__new__  # type: ignore[arg-type,misc]
         module = new(kind) if new is object.__new__ else new(kind, *args, **kwargs)
         record = SimpleNamespace(
-            args=[encoded(value) for value in args], kwargs={name: encoded(value) for name, value in kwargs.items()}
+            args=[_kept(value) for value in args], kwargs={name: _kept(value) for name, value in kwargs.items()}
         )
         vars(module)[RECORD] = record
         return module
@@ -192,6 +193,14 @@ def without_form(tree: Any, place: str = "") -> Iterator[tuple[str, str]]:
         yield from without_form(value, f"{place}::{name}" if place else str(name))
 
 
+def _kept(value: Any) -> Any:
+    """What :func:`encoded` gives; a network is built all the same where a value of a user cannot even be looked at."""
+    try:
+        return encoded(value)
+    except Exception as error:
+        return {NO_FORM: f"a value of type {type(value).__name__} ({type(error).__name__}: {error})"}
+
+
 def _component(value: Any) -> dict[str, Any] | str:
     if isinstance(value, torch.dtype):
         return f"${value}"
@@ -249,7 +258,7 @@ def _import_name(value: Any) -> str | None:
     module, name = getattr(value, "__module__", None), getattr(value, "__qualname__", "")
     if not isinstance(module, str) or module == "__main__" or not all(part.isidentifier() for part in name.split(".")):
         return None
-    found: Any = importlib.import_module(module)
+    found: Any = sys.modules.get(module)  # not imported: a value of a user may say that it is from anywhere
     for part in name.split("."):
         found = getattr(found, part, None)
     return f"{module}.{name}" if found is value else None

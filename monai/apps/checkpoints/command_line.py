@@ -45,8 +45,9 @@ exit codes:
 CONFIGS = """\
 NET_CONFIG is a MONAI bundle configuration, JSON or YAML: its top, or exactly one part of it, is a network
   {"_target_": "monai.networks.nets.AutoencoderKL", "spatial_dims": 2, "channels": [32, 64], ...}
-or else FILE::KEY names the part, as train.json::network_def. Classes and arguments of GenerativeModels are taken, too.
-As with every bundle, its $expressions are run and its modules are imported: use files that you trust.
+or else FILE::KEY names the part, as train.json::network_def; or a folder of save_pretrained. Classes and arguments of
+GenerativeModels are taken, too. As with every bundle, its $expressions are run and its modules are imported: use files
+that you trust.
 """
 INSPECT = f"""\
 examples:
@@ -188,7 +189,9 @@ def _add_command(commands: Any, name: str, usage: str, purpose: str, epilog: str
         description=f"{purpose[0].upper()}{purpose[1:]}.",
         epilog=f"{epilog}\n{EXIT_CODES}",
     )
-    parser.add_argument("file", metavar="FILE", help="checkpoint file, or torch.distributed.checkpoint folder")
+    parser.add_argument(
+        "file", metavar="FILE", help="checkpoint file, or folder of torch.distributed or save_pretrained"
+    )
     parser.add_argument("--name", help="which network, where the file holds several (inspect lists them)")
     parser.add_argument("--json", action="store_true", help="print one JSON object, errors too")
     out: argparse.ArgumentParser = parser

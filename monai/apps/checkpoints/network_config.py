@@ -26,6 +26,8 @@ from typing import Any
 import torch
 import torch.nn as nn
 
+from monai.networks.checkpoints.saved_folder import CONFIG
+
 __all__ = ["NetworkConfig", "raw_network_config", "read_network_config"]
 
 # what a network takes that GenerativeModels called otherwise
@@ -127,9 +129,11 @@ def raw_network_config(source: str) -> tuple[str, dict[str, Any]]:
 
 
 def _split(source: str) -> tuple[Path, str]:
-    """File and key; a file whose own name holds a separator is found all the same."""
+    """File and key; a file whose own name holds a separator is found all the same, and one in a saved folder."""
     if Path(source).is_file():
         return Path(source), ""
+    if (Path(source) / CONFIG).is_file():  # a folder of save_pretrained
+        return Path(source) / CONFIG, ""
     match = re.match(r"(?P<path>.*?\.(?:json|yaml|yml))(?:::|#)(?P<key>.+)$", source, re.IGNORECASE)
     path, key = (Path(match["path"]), match["key"].replace("#", "::")) if match else (Path(source), "")
     if path.is_dir():

@@ -17,6 +17,16 @@ from __future__ import annotations
 from monai.networks.state_dict.hooks import CheckpointFacts
 
 from .load import load_checkpoint
+from .pretrained import from_pretrained, save_pretrained
 from .read import Checkpoint, networks_in, read_checkpoint, read_networks
 
-__all__ = ["Checkpoint", "CheckpointFacts", "load_checkpoint", "networks_in", "read_checkpoint", "read_networks"]
+__all__ = [
+    "Checkpoint",
+    "CheckpointFacts",
+    "from_pretrained",
+    "load_checkpoint",
+    "networks_in",
+    "read_checkpoint",
+    "read_networks",
+    "save_pretrained",
+]

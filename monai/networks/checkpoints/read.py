@@ -43,6 +43,7 @@ __all__ = [
     "read_networks",
 ]
 
+WEIGHTS = "model.safetensors"  # in a folder that holds a network
 HEAD = 4096  # bytes by which a format is told
 TAR = range(257, 262)  # where a tar archive says that it is one
 # What other files begin with, and what to do about them.
@@ -89,8 +90,9 @@ def read_checkpoint(
     Read the state dict of one network from a checkpoint file, without running code of the file.
 
     Takes what ``torch.save`` writes (state dicts, alone or inside the dictionaries of DataParallel, torch.compile,
-    Lightning, Ignite and MAISI), safetensors files, and folders of torch.distributed.checkpoint. Optimizer and trainer
-    states are left out. Keys keep the names that the writer gave them: :func:`load_checkpoint` translates old ones.
+    Lightning, Ignite and MAISI), safetensors files, and folders of torch.distributed.checkpoint and of
+    :func:`monai.networks.save_pretrained`. Optimizer and trainer states are left out. Keys keep the names that the
+    writer gave them: :func:`load_checkpoint` translates old ones.
 
     Args:
         path: the file or folder; its format is told by its content.
@@ -221,6 +223,8 @@ def open_checkpoint(path: Path) -> Contents:
 def _open_folder(path: Path) -> Contents:
     if (path / METADATA).is_file():
         return Contents("distributed folder", read_folder(path))
+    if (path / WEIGHTS).is_file():  # as save_pretrained writes it
+        return open_checkpoint(path / WEIGHTS)
     inside = listed([printable(name) for name in sorted(os.listdir(path))], 5) or "nothing"
     raise CheckpointRefused(
         f"{path} is a folder without '{METADATA}', so no checkpoint of torch.distributed.checkpoint; it holds "
