@@ -696,6 +696,7 @@ FEATURES: tuple[Feature, ...] = (
         purpose="Layers get the slices that they reach, norms the statistics of all slabs; the unknown is refused.",
         evidence="A layer that is not known to be exact on slabs is refused before anything is changed.",
         paths=(
+            "monai/networks/volumes/split_chunks.py",
             "monai/networks/volumes/split_layers.py",
             "monai/networks/volumes/split_norms.py",
             "monai/networks/volumes/split_rules.py",
@@ -709,7 +710,11 @@ FEATURES: tuple[Feature, ...] = (
             "a volume, forward and backward."
         ),
         evidence="Outputs and gradients of one process to 1e-12 in float64 on 2 and 4 gloo processes.",
-        paths=("monai/networks/volumes/split.py", "monai/networks/volumes/split_tokens.py"),
+        paths=(
+            "monai/networks/volumes/split.py",
+            "monai/networks/volumes/split_changes.py",
+            "monai/networks/volumes/split_tokens.py",
+        ),
     ),
     Feature(
         name="streamed-autoencoder",

@@ -31,7 +31,7 @@ from torch.autograd.function import once_differentiable
 from monai.networks.state_dict.torch_private import timeout_of
 from monai.networks.volumes.slabs import Slabs
 
-__all__ = ["Ranks", "Traffic", "add_over_ranks", "empty_beside", "extended", "joined"]
+__all__ = ["Ranks", "Traffic", "add_over_ranks", "empty_beside", "extended", "joined", "neighbors"]
 
 
 @dataclass(eq=False)
@@ -140,20 +140,12 @@ class _Extended(torch.autograd.Function):
         ctx: Any, x: torch.Tensor, ranks: Ranks, dim: int, slabs: Slabs, needed: list[tuple[int, int]]
     ) -> torch.Tensor:
         ctx.ranks, ctx.dim, ctx.slabs, ctx.needed = ranks, dim, slabs, needed
-        mine, wanted = slabs.range_of(ranks.rank), needed[ranks.rank]
-        given = [_overlap(mine, needed[rank]) for rank in range(ranks.size)]
-        taken = [_overlap(slabs.range_of(rank), wanted) for rank in range(ranks.size)]
-        given[ranks.rank] = taken[ranks.rank] = (mine[0], mine[0])
-        area = x.numel() // x.shape[dim]
-        parts = [x.narrow(dim, begin - mine[0], end - begin) for begin, end in given]
-        got = ranks.all_to_all(parts, [(end - begin) * area for begin, end in taken], "halo")
-        wide = empty_beside(x, dim, wanted[1] - wanted[0])
-        wide.narrow(dim, mine[0] - wanted[0], x.shape[dim]).copy_(x)
-        shape = list(x.shape)
-        shape[dim] = -1
-        for (begin, end), part in zip(taken, got):
-            if part.numel():
-                wide.narrow(dim, begin - wanted[0], end - begin).copy_(part.view(shape))
+        before, after = neighbors(x, ranks, dim, slabs, needed)
+        first, length = before.shape[dim], x.shape[dim]
+        wide = empty_beside(x, dim, first + length + after.shape[dim])
+        wide.narrow(dim, 0, first).copy_(before)
+        wide.narrow(dim, first, length).copy_(x)
+        wide.narrow(dim, first + length, after.shape[dim]).copy_(after)
         return wide
 
     @staticmethod
@@ -226,6 +218,38 @@ def _overlap(one: tuple[int, int], other: tuple[int, int]) -> tuple[int, int]:
     """What two ranges share; a range of no length, where the first begins, if that is nothing."""
     begin, end = max(one[0], other[0]), min(one[1], other[1])
     return (begin, end) if begin < end else (one[0], one[0])
+
+
+def neighbors(
+    x: torch.Tensor, ranks: Ranks, dim: int, slabs: Slabs, needed: list[tuple[int, int]]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    The slices before a slab and behind it that this rank needs, without gradients; see :func:`extended`.
+
+    Args:
+        x: the slab.
+        ranks: the ranks that share the volume.
+        dim: the axis of ``x`` along which it is cut.
+        slabs: how it is cut.
+        needed: which slices of the volume each rank needs, those of its own slab included.
+    """
+    mine, wanted = slabs.range_of(ranks.rank), needed[ranks.rank]
+    given = [_overlap(mine, needed[rank]) for rank in range(ranks.size)]
+    taken = [_overlap(slabs.range_of(rank), wanted) for rank in range(ranks.size)]
+    given[ranks.rank] = taken[ranks.rank] = (mine[0], mine[0])
+    area = x.numel() // x.shape[dim]
+    parts = [x.narrow(dim, begin - mine[0], end - begin) for begin, end in given]
+    got = ranks.all_to_all(parts, [(end - begin) * area for begin, end in taken], "halo")
+    shape = list(x.shape)
+    sides = []
+    for low, high in ((wanted[0], mine[0]), (mine[1], wanted[1])):
+        side = empty_beside(x, dim, high - low)
+        for (begin, end), part in zip(taken, got):
+            if part.numel() and low <= begin < high:
+                shape[dim] = end - begin
+                side.narrow(dim, begin - low, end - begin).copy_(part.view(shape))
+        sides.append(side)
+    return sides[0], sides[1]
 
 
 def extended(x: torch.Tensor, ranks: Ranks, dim: int, slabs: Slabs, needed: list[tuple[int, int]]) -> torch.Tensor:

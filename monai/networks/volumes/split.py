@@ -39,6 +39,7 @@ from monai.networks.blocks.spade_norm import SPADE
 from monai.networks.layers.vector_quantizer import EMAQuantizer, VectorQuantizer
 from monai.networks.nets.unetr import UNETR
 from monai.networks.state_dict.torch_private import has_hooks_that_see_values
+from monai.networks.volumes.split_changes import Guard, remember
 from monai.networks.volumes.split_layers import (
     Split,
     SplitCodebook,
@@ -120,16 +121,11 @@ def split_volume(net: nn.Module, mesh: DeviceMesh, axis: int = 0) -> VolumeSplit
 
 def _guard(net: nn.Module, split: VolumeSplit) -> None:
     """Let the ranks agree when the network is called, or one of its halves: not before every layer of them."""
-
-    def enter(module: nn.Module, args: tuple, kwargs: dict) -> None:
-        split.enter((args, kwargs))
-
-    def leave(*_: Any) -> None:
-        split.leave()
-
+    guard = Guard(net, split)
+    split.check = guard.look  # of a half that was replaced as a whole, no hook tells
+    remember(net)
     for module in (net, *(child for child in net.children() if not isinstance(child, Split))):
-        module.register_forward_pre_hook(enter, with_kwargs=True)
-        module.register_forward_hook(leave, always_call=True)
+        guard.register(module)
 
 
 @dataclass

@@ -22,6 +22,7 @@ from monai.networks.blocks.reach import Reach
 from monai.networks.state_dict.torch_private import not_compiled
 from monai.networks.volumes.exchange import add_over_ranks, empty_beside
 from monai.networks.volumes.slabs import Slabs
+from monai.networks.volumes.split_chunks import convolution_in, in_chunks
 from monai.networks.volumes.volume_split import NO_GRAPH, VolumeSplit
 
 __all__ = [
@@ -86,10 +87,22 @@ class SplitLayer(Split):
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         """As the layer's own forward; the first argument is the slab of a volume."""
+        if not torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            return self._in_chunks(x, *args, **kwargs)
         split = self.volume_split
         wide, first, length = split.around(x, self.split_reach, self.split_name)
         out: torch.Tensor = super().forward(wide, *args, **kwargs)  # type: ignore[misc]
         return out.narrow(split.axis + 2, first, length)
+
+    def _in_chunks(self: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """The same without a copy of the slab."""
+        split, reach = self.volume_split, self.split_reach
+        source, begin, end = split.surrounded(x, reach, self.split_name)
+        core = convolution_in(self, reach, split.axis)
+        run = super().forward  # type: ignore[misc]
+        if core is not None and core.conv is not self:  # a layer that cuts volumes itself knows no chunks
+            run = self.in_one_piece
+        return in_chunks(lambda part: run(part, *args, **kwargs), source, reach, begin, end, core)
 
 
 class SplitFrozenNorm(Split):

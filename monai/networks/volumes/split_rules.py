@@ -27,10 +27,12 @@ from monai.networks.blocks.acti_norm import ADN
 from monai.networks.blocks.activation import GEGLU, MemoryEfficientSwish, Mish, Swish
 from monai.networks.blocks.attention.block import AttentionBlock, runs_own_forward
 from monai.networks.blocks.attention.relative_positions import DecomposedRelativePosEmbedding
+from monai.networks.blocks.autoencoder import GaussianLatent
 from monai.networks.blocks.convolutions import Convolution
 from monai.networks.blocks.crossattention import CrossAttentionBlock
 from monai.networks.blocks.dynunet_block import UnetBasicBlock, UnetOutBlock, UnetResBlock
 from monai.networks.blocks.mlp import MLPBlock
+from monai.networks.blocks.patchembedding import PatchEmbeddingBlock
 from monai.networks.blocks.reach import (
     BATCH_NORMS,
     CONVOLUTIONS,
@@ -44,8 +46,21 @@ from monai.networks.blocks.selfattention import SABlock
 from monai.networks.blocks.spade_norm import SPADE
 from monai.networks.blocks.unetr_block import UnetrBasicBlock, UnetrPrUpBlock, UnetrUpBlock
 from monai.networks.blocks.upsample import UpSample
+from monai.networks.layers.vector_quantizer import EMAQuantizer, VectorQuantizer
+from monai.networks.nets.unetr import UNETR
 
-__all__ = ["SPATIAL", "declares_slabs", "is_local", "is_part", "refusal_of_attention", "refusal_of_norm", "remedy"]
+__all__ = [
+    "SPATIAL",
+    "declares_slabs",
+    "has_to_be_split",
+    "holds_weights_alone",
+    "is_local",
+    "is_part",
+    "is_wrapper",
+    "refusal_of_attention",
+    "refusal_of_norm",
+    "remedy",
+]
 
 ONLY_CHILDREN = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 # the release's own, which cannot say it themselves
@@ -66,6 +81,16 @@ OF_IMAGES = (ADN, Convolution, SPADE, UnetBasicBlock, UnetOutBlock, UnetResBlock
 OF_A_POSITION = (Swish, MemoryEfficientSwish, Mish)
 OF_A_TOKEN = (nn.Linear, nn.LayerNorm, nn.Embedding, GEGLU)
 CHANNEL_DROPOUTS = (nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.FeatureAlphaDropout)
+OF_THE_VOLUME = (nn.GroupNorm, *BATCH_NORMS, *INSTANCE_NORMS, AttentionBlock, PatchEmbeddingBlock)
+# what computes more than the layers inside of it, where the volume is cut
+SPECIAL = (EMAQuantizer, GaussianLatent, SPADE, UNETR, VectorQuantizer)
+WRAPPERS = (  # where classes come from that call the module in them, and add nothing that looks beyond a position
+    "peft.tuners.lora",
+    "torch._dynamo.eval_frame",
+    "torch.distributed.algorithms._checkpoint.checkpoint_wrapper",
+    "torch.distributed.fsdp",
+    "torch.nn.parallel.distributed",
+)
 SPATIAL = (*CONVOLUTIONS, nn.GroupNorm, *BATCH_NORMS, *INSTANCE_NORMS)
 
 
@@ -105,6 +130,24 @@ def _works_on_images(parent: nn.Module | None) -> bool:
     if isinstance(parent, OF_IMAGES):
         return True
     return isinstance(parent, nn.Sequential) and any(isinstance(child, SPATIAL) for child in parent.modules())
+
+
+def is_wrapper(module: nn.Module) -> bool:
+    """Whether a module calls the one in it: checkpointing, sharding, compilation, or an adapter of low rank."""
+    return f"{type(module).__module__}.".startswith(tuple(f"{each}." for each in WRAPPERS))
+
+
+def holds_weights_alone(module: nn.Module) -> bool:
+    """Whether a module is a list or a dictionary of parameters, and computes nothing."""
+    return isinstance(module, (nn.ParameterDict, nn.ParameterList))
+
+
+def has_to_be_split(module: nn.Module, axis: int) -> bool:
+    """Whether a module works on slabs only once split_volume() has made it another one."""
+    if isinstance(module, (*OF_THE_VOLUME, *SPECIAL)):
+        return True
+    reach = reach_of(module, axis)
+    return reach is not None and (changes_size(reach) or not reach.is_local)
 
 
 def changes_size(reach: Reach) -> bool:

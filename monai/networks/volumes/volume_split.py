@@ -13,7 +13,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,8 +24,9 @@ from monai.networks.blocks.autoencoder import becomes_a_graph
 from monai.networks.blocks.reach import Reach
 from monai.networks.state_dict.torch_private import not_compiled
 from monai.networks.volumes.agreement import agree
-from monai.networks.volumes.exchange import Ranks, Traffic, add_over_ranks, extended, joined
+from monai.networks.volumes.exchange import Ranks, Traffic, add_over_ranks, extended, joined, neighbors
 from monai.networks.volumes.slabs import Slabs, even_slabs
+from monai.networks.volumes.split_chunks import Surrounded
 
 __all__ = ["NO_GRAPH", "VolumeSplit"]
 
@@ -63,6 +64,7 @@ class VolumeSplit:
         self._calls = 0
         self._cuts: dict[int, Slabs] = {}
         self._ambiguous = False
+        self.check: Callable[[], None] | None = None
 
     def __deepcopy__(self, memo: dict) -> VolumeSplit:
         """A copy of a network, such as the average of its weights, works with the same ranks."""
@@ -112,9 +114,12 @@ class VolumeSplit:
             a copy of the slab, a plain tensor
 
         Raises:
-            ValueError: if there are fewer slices, in units of the stride, than ranks, or ``x`` has other axes.
+            ValueError: if there are fewer slices, in units of the stride, than ranks, or ``x`` has other axes; or a
+                layer was put into the network that would have to be split.
         """
         self._check(x)
+        if self.check is not None:
+            self.check()
         dim = self.axis + 2
         begin, end = self.slabs_of(x.shape[dim], latent, zoom).range_of(self.rank)
         slab = x.as_subclass(torch.Tensor).narrow(dim, begin, end - begin)
@@ -130,6 +135,8 @@ class VolumeSplit:
         Raises:
             ValueError: if the slabs differ in more than their length.
         """
+        if self.check is not None:
+            self.check()
         with self.call((x,)):
             return joined(x, self.ranks, self.axis + 2, self.slabs(x), "gather")
 
@@ -183,18 +190,24 @@ class VolumeSplit:
     # ------------------------------------------------------------------------------------------ for the network's parts
 
     @not_compiled
-    def enter(self, values: Any) -> None:
+    def enter(self, values: Any, check: Callable[[], None] | None = None) -> None:
         """
         Begin a call of a module; the outermost one lets the ranks agree on its inputs.
 
+        Args:
+            values: the inputs.
+            check: what the outermost call does before that.
+
         Raises:
-            ValueError: on all ranks, if their inputs do not fit together.
+            ValueError: on all ranks, if their inputs do not fit together; or what ``check`` raises.
             RuntimeError: if a graph is recorded that is to hold for other inputs.
         """
         self._calls += 1
         if becomes_a_graph():
             raise RuntimeError(NO_GRAPH)
         if self._calls == 1:
+            if check is not None:
+                check()
             self._cuts, self._ambiguous = {}, False
             for cut in agree(values, self.ranks, self.axis, self.spatial_dims, self.mesh.device_type):
                 self.know(cut)
@@ -261,10 +274,30 @@ class VolumeSplit:
             ValueError: see :meth:`Slabs.after`.
         """
         with self.call((x,)):
-            slabs = self.slabs(x)
-            outputs = slabs.after(reach, layer)
-            needed = slabs.needed_for(outputs, reach)
+            slabs, outputs, needed = self._reached(x, reach, layer)
             wide = extended(x, self.ranks, self.axis + 2, slabs, needed)
             self.know(outputs)
         begin, end = outputs.range_of(self.rank)
         return wide, begin - needed[self.rank][0] * reach.up // reach.down, end - begin
+
+    def surrounded(self, x: torch.Tensor, reach: Reach, layer: str) -> tuple[Surrounded, int, int]:
+        """
+        The same without a copy of the slab, and without gradients; see :meth:`around`.
+
+        Returns:
+            the slab and its neighbors; and which outputs of the whole volume are those of the slab: begin and end
+        """
+        with self.call((x,)):
+            slabs, outputs, needed = self._reached(x, reach, layer)
+            before = after = x.narrow(self.axis + 2, 0, 0)
+            if any(each != slabs.range_of(rank) for rank, each in enumerate(needed)):
+                before, after = neighbors(x, self.ranks, self.axis + 2, slabs, needed)
+            self.know(outputs)
+        source = Surrounded(x, before, after, self.axis + 2, slabs.begins[self.rank], slabs.total)
+        return source, *outputs.range_of(self.rank)
+
+    def _reached(self, x: torch.Tensor, reach: Reach, layer: str) -> tuple[Slabs, Slabs, list[tuple[int, int]]]:
+        """The slabs of a layer's input and of its output, and which slices of the input each rank needs."""
+        slabs = self.slabs(x)
+        outputs = slabs.after(reach, layer)
+        return slabs, outputs, slabs.needed_for(outputs, reach)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import copy
 import unittest
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -27,8 +28,8 @@ from monai.networks.blocks.attention.token_grid import TokenGrid
 from monai.networks.blocks.crossattention import CrossAttentionBlock
 from monai.networks.blocks.selfattention import SABlock
 from monai.networks.schedulers import DDIMScheduler
-from monai.networks.volumes import VolumeSplit, split_volume
-from tests.networks.volumes.split_cases import at_time, kl, maisi, numbers, randomized, spade, unet, vit
+from monai.networks.volumes import VolumeSplit, split_chunks, split_volume
+from tests.networks.volumes.split_cases import at_time, kl, maisi, numbers, randomized, spade, unet, vit, vqvae
 from tests.networks.volumes.split_ranks import run_checks
 
 
@@ -114,7 +115,156 @@ def batch_norm_in_training(mesh: Any) -> str:
     return error_of(lambda: net.train()(torch.zeros(1, 1, 8, 8)))
 
 
+class LowRank(nn.Module):
+    """An adapter of a user's around a linear layer."""
+
+    works_on_slabs = True
+
+    def __init__(self, base: nn.Linear) -> None:
+        super().__init__()
+        self.base = base
+        self.down, self.up = nn.Linear(base.in_features, 1, False), nn.Linear(1, base.out_features, False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.base(x) + self.up(self.down(x))
+
+
+def changed(mesh: Any, change: Any, build: Any = kl, copies: bool = False) -> str:
+    """What a split network says when it is called after a change."""
+    net = build()
+    volume = split_volume(net, mesh)
+    x = volume.scatter(torch.zeros(1, 1, 8, 8))
+    if copies:
+        net = copy.deepcopy(net)
+    change(net)
+    with volume.counted() as traffic:
+        said = error_of(lambda: net(x))
+        assert traffic.calls == 0, traffic
+    return said
+
+
+def put_in(net: Any, name: str, module: nn.Module) -> None:
+    parent, _, last = name.rpartition(".")
+    setattr(net.get_submodule(parent), last, module)
+
+
+def late_layer(mesh: Any) -> str:
+    return changed(mesh, lambda net: put_in(net, "decoder.blocks.0.conv", nn.Conv2d(2, 8, 3, padding=1)))
+
+
+def late_layer_of_a_copy(mesh: Any) -> str:
+    return changed(mesh, lambda net: put_in(net, "decoder", kl().decoder), copies=True)
+
+
+def late_norm(mesh: Any) -> str:
+    return changed(mesh, lambda net: put_in(net, "1", nn.GroupNorm(2, 4)), small)
+
+
+def late_unknown(mesh: Any) -> str:
+    return changed(mesh, lambda net: put_in(net, "2", nn.Flatten()), small)
+
+
+def late_forward(mesh: Any) -> str:
+    return changed(mesh, lambda net: setattr(net[2], "forward", lambda x: x.flip(2)), small)
+
+
+def late_reach(mesh: Any) -> str:
+    longer = nn.Conv3d(4, 4, 5, padding=2)
+    net = maisi()
+    volume = split_volume(net, mesh)
+    z = volume.scatter(torch.zeros(1, 2, 8, 4, 4), latent=True)
+    name = next(key for key, each in net.decoder.named_modules() if type(each) is nn.Conv3d)
+    put_in(net.decoder, name, longer)
+    return error_of(lambda: net.decode(z))
+
+
+def late_half(mesh: Any) -> str:
+    """A half without hooks is called by itself: what it gives cannot be gathered."""
+    net = vqvae()
+    volume = split_volume(net, mesh)
+    net.decoder = vqvae().decoder
+    return error_of(lambda: volume.gather(net.decode(torch.zeros(1, 3, 4, 4))))
+
+
+def small() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.GroupNorm(2, 4), nn.SiLU(), nn.Conv2d(4, 1, 3, padding=1))
+
+
+def late_but_local(mesh: Any) -> float:
+    """What changes nothing about slabs may come after the split."""
+    from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+
+    torch.manual_seed(0)  # the same adapters on all ranks
+    net = randomized(unet(with_conditioning=True, cross_attention_dim=5))
+    changes = {
+        key: LowRank(each).double()
+        for key, each in net.named_modules()
+        if key.endswith(("to_q", "to_out")) and isinstance(each, nn.Linear)
+    }
+    assert changes
+    whole = copy.deepcopy(net)
+    volume = split_volume(net, mesh)
+    for each in (net, whole):
+        for key, adapter in changes.items():
+            state = copy.deepcopy(adapter)
+            state.base = each.get_submodule(key)
+            put_in(each, key, state)
+    nn.utils.parametrizations.weight_norm(net.conv_in.conv)
+    net.out[0].register_forward_hook(lambda *_: None)
+    net.middle_block.forward = torch.autocast("cpu", enabled=False)(net.middle_block.forward)
+    net.down_blocks[0] = checkpoint_wrapper(net.down_blocks[0])
+    x = numbers(1, 1, 16, 8)
+    context = numbers(1, 3, 5)
+    found = []
+    for each in (net, copy.deepcopy(net)):
+        found.append(
+            apart(
+                volume.gather(each(volume.scatter(x), at_time(x), context=context)),
+                whole(x, at_time(x), context=context),
+            )
+        )
+    return max(found)
+
+
+def layers_with_neighbors() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(2, 3, 5, padding=2),
+        nn.Conv2d(3, 3, 3, stride=2, padding=1),
+        nn.ConvTranspose2d(3, 4, 4, stride=2, padding=1),
+        nn.AvgPool2d(3, 1, 1),
+        nn.Upsample(scale_factor=2, mode="bilinear"),
+        nn.Conv2d(4, 2, 3, padding="same", dilation=2),
+    )
+
+
+def runs_in_chunks(mesh: Any) -> float:
+    """Without gradients, in chunks of one slice and more, for every kind of layer that has neighbors."""
+    found = [0.0]
+    changed = {"LARGE": 1, "SHORTEST": 1, "POSITIONS": 0, "MORE_WORK": 9.0}
+    with torch.no_grad(), mock.patch.multiple(split_chunks, **changed):
+        for axis in range(2):
+            net = randomized(layers_with_neighbors())
+            whole = copy.deepcopy(net)
+            volume = split_volume(net, mesh, axis)
+            x = numbers(2, 2, 36, 36).to(memory_format=torch.channels_last if axis else torch.contiguous_format)
+            found.append(apart(volume.gather(net(volume.scatter(x))), whole(x)))
+        for splits in (1, 3):
+            net = randomized(maisi(num_splits=splits))
+            whole = copy.deepcopy(net)
+            volume = split_volume(net, mesh)
+            z = numbers(1, 2, 17, 4, 4)
+            found.append(apart(volume.gather(net.decode(volume.scatter(z, latent=True))), whole.decode(z)))
+    return max(found)
+
+
 REFUSED = {
+    "late_layer": r"decoder.blocks.0.conv .Conv2d. would work on the slab of one rank: put it in first",
+    "late_layer_of_a_copy": r"decoder.blocks.0.conv .Conv2d. would work on the slab of one rank",
+    "late_norm": r"1 .GroupNorm. would work on the slab",
+    "late_unknown": r"2 .Flatten. is not known to work on a part",
+    "late_forward": r"2 .SiLU. has another forward than its class",
+    "late_reach": "when it was split, and now has Reach.before=2",
+    "late_half": "would work on the slab of one rank",
     "other_batch": "rank 1: .2, 1, slab, 8. float32",
     "other_type": "rank 1: .1, 1, slab, 8. float64",
     "other_gradient": "rank 0: .1, 1, slab, 8. float32, with gradient",
@@ -363,6 +513,8 @@ def pickled(mesh: Any) -> str:
 
 REFUSED.update(vit_of_another_size="the image becomes 60 tokens on all ranks", pickled="save its state_dict")
 EXACT = (
+    late_but_local,
+    runs_in_chunks,
     attends_causally,
     attends_by_places,
     attends_under_masks,

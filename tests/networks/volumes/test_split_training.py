@@ -20,6 +20,7 @@ import time
 import unittest
 import warnings
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,15 @@ import torch.distributed as dist
 import torch.nn as nn
 from parameterized import parameterized
 
+from monai.networks import load_checkpoint
+from monai.networks.nets import AutoencoderKL
 from monai.networks.volumes import split_volume
 from tests.networks.volumes.split_cases import at_time, numbers, randomized, unet
 from tests.networks.volumes.split_ranks import run_checks
 from tests.processes import run_ranks
 
 STEPS, RATE = 3, 0.1
+OLD_FILE = Path(__file__).parents[2] / "testing_data" / "autoencoderkl_generative_0.2.3.pt"
 
 
 def example(number: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -141,7 +145,49 @@ def saved_and_loaded(mesh: Any) -> float:
     return max(states_apart(full(again), whole.state_dict()), states_apart(alone.state_dict(), whole.state_dict()))
 
 
-CHECKS = {check.__name__: check for check in (with_ddp, with_fsdp, saved_and_loaded)}
+def old_file_in_a_split_network(mesh: Any) -> float:
+    """A file of GenerativeModels is loaded into a network that is split and sharded; its outputs are one process's."""
+    from torch.distributed.fsdp import fully_shard
+
+    options = dict(torch.load(OLD_FILE, weights_only=True)["options"])
+    options["channels"] = options.pop("num_channels")
+    net, whole = AutoencoderKL(**options).double().eval(), AutoencoderKL(**options).double().eval()
+    volume = split_volume(net, mesh)
+    fully_shard([net.encoder, net.decoder, net.post_quant_conv, net.quant_conv_mu, net.quant_conv_log_sigma], mesh=mesh)
+    for each in (net, whole):
+        load_checkpoint(each, OLD_FILE, name="state_dict")
+    x = numbers(1, 1, 16 * mesh.size(), 16)
+    with torch.no_grad():
+        out, want = volume.gather(net.decoder(net.encoder(volume.scatter(x)))), whole.decoder(whole.encoder(x))
+    assert states_apart(full(net), whole.state_dict()) == 0.0
+    return float((out - want).abs().max() / want.abs().max())
+
+
+def state_on(mesh: Any, folder: str, load: str | None, save: str) -> float:
+    """
+    A split, sharded network loads what other ranks wrote, and writes it.
+
+    Returns:
+        how far its outputs and weights are from those of one process
+    """
+    import torch.distributed.checkpoint as dcp
+
+    whole = randomized(unet())
+    net = randomized(unet()) if load is None else unet().double()
+    volume = split_volume(net, mesh)
+    sharded(net, mesh)
+    if load is not None:
+        state = {"net": net.state_dict()}
+        dcp.load(state, checkpoint_id=f"{folder}/{load}")
+        net.load_state_dict(state["net"])
+    dcp.save({"net": net.state_dict()}, checkpoint_id=f"{folder}/{save}")
+    x = numbers(1, 1, 16, 6)
+    with torch.no_grad():
+        out, want = volume.gather(net(volume.scatter(x), at_time(x))), whole(x, at_time(x))
+    return max(float((out - want).abs().max() / want.abs().max()), states_apart(full(net), whole.state_dict()))
+
+
+CHECKS = {check.__name__: check for check in (with_ddp, with_fsdp, saved_and_loaded, old_file_in_a_split_network)}
 
 
 @pytest.mark.distributed
@@ -165,6 +211,18 @@ class TestTraining(unittest.TestCase):
 @pytest.mark.grid
 class TestTrainingOnFour(TestTraining):
     ranks = 4
+
+
+@pytest.mark.distributed
+@pytest.mark.grid
+@unittest.skipUnless(dist.is_available() and dist.is_gloo_available(), "this torch is built without gloo")
+class TestOtherNumbersOfRanks(unittest.TestCase):
+    def test_from_two_to_four_and_back(self):
+        with tempfile.TemporaryDirectory() as folder:
+            for ranks, load, save in ((2, None, "first"), (4, "first", "second"), (2, "second", "third")):
+                for found in run_checks(ranks, {"state": partial(state_on, folder=folder, load=load, save=save)}):
+                    self.assertIsInstance(found["state"], float, found["state"])
+                    self.assertLessEqual(found["state"], 1e-12)
 
 
 def work(rank: int, folder: str, dies: bool) -> None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import copy
 import tempfile
 import unittest
+from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -61,7 +62,28 @@ def positions_of_its_own() -> nn.Module:
     return net
 
 
+class Counting(nn.SyncBatchNorm):
+    """A batch norm of a user's that computes in another way."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.flip(2))
+
+
+def hooked(register: str) -> nn.Module:
+    net = with_layer(nn.SiLU())
+    getattr(net[1], register)(lambda *_: None)
+    return net
+
+
+HOOKS = (
+    "register_forward_hook",
+    "register_forward_pre_hook",
+    "register_full_backward_hook",
+    "register_full_backward_pre_hook",
+)
 REFUSED = [
+    *((name, partial(hooked, name), r"1 \(SiLU\) has hooks.*register them after the split") for name in HOOKS),
+    ("synchronized_in_another_way", lambda: with_layer(Counting(4)), r"1 \(Counting\) is not known"),
     ("batch_norm", lambda: with_layer(nn.BatchNorm2d(4)), r"1 \(BatchNorm2d\).*convert_sync_batchnorm"),
     (
         "running_instance_norm",
