@@ -153,7 +153,8 @@ def old_file_in_a_split_network(mesh: Any) -> float:
     options["channels"] = options.pop("num_channels")
     net, whole = AutoencoderKL(**options).double().eval(), AutoencoderKL(**options).double().eval()
     volume = split_volume(net, mesh)
-    fully_shard([net.encoder, net.decoder, net.post_quant_conv, net.quant_conv_mu, net.quant_conv_log_sigma], mesh=mesh)
+    for half in net.children():
+        fully_shard(half, mesh=mesh)
     for each in (net, whole):
         load_checkpoint(each, OLD_FILE, name="state_dict")
     x = numbers(1, 1, 16 * mesh.size(), 16)
