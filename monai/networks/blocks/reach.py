@@ -72,15 +72,15 @@ class Reach:
         Args:
             begin: the first output.
             end: where the outputs end.
-            size: number of inputs of the whole axis. The last outputs get all that is left.
+            size: number of inputs of the whole axis. The last outputs get all that is left, and those that see nothing
+                but what pads it the last inputs.
         """
-        first = max(0, begin * self.down // self.up - self.before)
+        first = max(0, min(begin * self.down // self.up - self.before, (size - 1) // self.down * self.down))
         last = -(-end * self.down // self.up) + self.after
         return first, size if end >= self.output_size(size) else min(size, last)
 
-    def skipped(self, begin: int) -> int:
-        """How many outputs of the inputs that :meth:`needed` names lie before ``begin``."""
-        first = max(0, begin * self.down // self.up - self.before)
+    def skipped(self, begin: int, first: int) -> int:
+        """How many outputs of the inputs from ``first`` on, which :meth:`needed` names, lie before ``begin``."""
         return begin - first * self.up // self.down
 
     @property

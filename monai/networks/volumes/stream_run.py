@@ -103,14 +103,16 @@ class Operations:
             if isinstance(operation, Resize):
                 x = _resize(x, volumes[index], volumes[index + 1], boxes[index], boxes[index + 1])
             else:
-                x = self._apply(operation, x, own, source, boxes[index + 1])
+                x = self._apply(operation, x, own, source, boxes[index], boxes[index + 1])
             own = own or not _same_memory(x, given)
         return x, own
 
-    def _apply(self, operation: Operation, x: torch.Tensor, own: bool, source: int, box: Box) -> torch.Tensor:
-        """The part of an operation's result in ``box``."""
+    def _apply(
+        self, operation: Operation, x: torch.Tensor, own: bool, source: int, given: Box, box: Box
+    ) -> torch.Tensor:
+        """The part of an operation's result in ``box``, of the part ``x`` of its input in ``given``."""
         if isinstance(operation, Layer):
-            return _layer(operation, x, box)
+            return _layer(operation, x, given, box)
         if isinstance(operation, Normalize):
             return self._normalize(operation, x, source)
         if isinstance(operation, Modulate):
@@ -147,11 +149,11 @@ def _type_of_norm(module: nn.Module, x: torch.Tensor) -> torch.dtype:
     return found.dtype
 
 
-def _layer(layer: Layer, x: torch.Tensor, box: Box) -> torch.Tensor:
+def _layer(layer: Layer, x: torch.Tensor, given: Box, box: Box) -> torch.Tensor:
     """Run a layer, and cut what it makes of the neighbors away."""
     x = layer.call(x)
-    for axis, (reach, (begin, end)) in enumerate(zip(layer.reaches, box)):
-        x = x.narrow(axis + 2, reach.skipped(begin), end - begin)
+    for axis, (reach, (first, _), (begin, end)) in enumerate(zip(layer.reaches, given, box)):
+        x = x.narrow(axis + 2, reach.skipped(begin, first), end - begin)
     return x
 
 

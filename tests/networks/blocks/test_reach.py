@@ -31,12 +31,15 @@ LAYERS = [
     ("conv_stride_3", lambda: nn.Conv1d(2, 3, 5, stride=3, padding=2, dilation=2)),
     ("conv_patches", lambda: nn.Conv1d(2, 3, 4, stride=4)),
     ("conv_gaps", lambda: nn.Conv1d(2, 3, 1, stride=2)),
+    ("conv_wide_padding", lambda: nn.Conv1d(2, 3, 3, padding=4)),
+    ("conv_wide_padding_stride_2", lambda: nn.Conv1d(2, 3, 3, stride=2, padding=7)),
     ("transposed_2", lambda: nn.ConvTranspose1d(2, 3, 2, stride=2)),
     ("transposed_3", lambda: nn.ConvTranspose1d(2, 3, 3, stride=2, padding=1, output_padding=1)),
     ("transposed_4", lambda: nn.ConvTranspose1d(2, 3, 4, stride=2, padding=1)),
     ("transposed_5", lambda: nn.ConvTranspose1d(2, 3, 5, stride=2, padding=0)),
     ("transposed_dilated", lambda: nn.ConvTranspose1d(2, 3, 3, stride=3, padding=2, dilation=3, output_padding=2)),
     ("transposed_gaps", lambda: nn.ConvTranspose1d(2, 3, 1, stride=2, output_padding=1)),
+    ("transposed_padding", lambda: nn.ConvTranspose1d(2, 3, 2, dilation=3, output_padding=2)),
     ("transposed_stride_1", lambda: nn.ConvTranspose1d(2, 3, 3, padding=1)),
     ("max_pool", lambda: nn.MaxPool1d(3, stride=2, padding=1)),
     ("avg_pool_padded", lambda: nn.AvgPool1d(3, stride=1, padding=1)),
@@ -103,7 +106,7 @@ class TestReach(unittest.TestCase):
                 for end in range(begin + reach.up, whole.shape[2] + reach.up, reach.up):
                     end = min(end, whole.shape[2])
                     first, last = reach.needed(begin, end, size)
-                    part = layer(x[:, :, first:last]).narrow(2, reach.skipped(begin), end - begin)
+                    part = layer(x[:, :, first:last]).narrow(2, reach.skipped(begin, first), end - begin)
                     torch.testing.assert_close(part, whole[:, :, begin:end], rtol=1e-12, atol=1e-12)
 
     @parameterized.expand([each for each in LAYERS if each[0].startswith(("transposed", "nearest", "linear"))])
@@ -114,7 +117,7 @@ class TestReach(unittest.TestCase):
         whole = layer(x)
         for begin in range(whole.shape[2]):
             first, last = reach.needed(begin, begin + 1, 7)
-            part = layer(x[:, :, first:last]).narrow(2, reach.skipped(begin), 1)
+            part = layer(x[:, :, first:last]).narrow(2, reach.skipped(begin, first), 1)
             torch.testing.assert_close(part, whole[:, :, begin : begin + 1], rtol=1e-12, atol=1e-12)
 
     @parameterized.expand(UNKNOWN)
