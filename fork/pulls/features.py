@@ -667,18 +667,6 @@ FEATURES: tuple[Feature, ...] = (
         ),
     ),
     Feature(
-        name="streamed-parts",
-        title="Plan volumes in parts within the memory of a device",
-        purpose="Which part needs which, how many bytes it takes, where volumes rest, and how large the parts may be.",
-        evidence="Bytes of live tensors, counted by a dispatch mode, stay within the plan.",
-        paths=(
-            "monai/networks/volumes/stream_sizes.py",
-            "monai/networks/volumes/stream_plan.py",
-            "monai/networks/volumes/stream_storage.py",
-            "monai/networks/volumes/stream_attention.py",
-        ),
-    ),
-    Feature(
         name="slabs",
         title="Cut a volume into slabs, one on each of several devices",
         purpose="Which slices each rank holds and needs, what ranks tell one another, and that they run the same.",
@@ -688,6 +676,19 @@ FEATURES: tuple[Feature, ...] = (
             "monai/networks/volumes/exchange.py",
             "monai/networks/volumes/agreement.py",
             "monai/networks/volumes/volume_split.py",
+        ),
+    ),
+    Feature(
+        name="streamed-parts",
+        title="Plan volumes in parts within the memory of a device",
+        purpose="Which part needs which, how many bytes it takes, where volumes rest, and how large the parts may be.",
+        evidence="Bytes of live tensors, counted by a dispatch mode, stay within the plan.",
+        paths=(
+            "monai/networks/volumes/stream_sizes.py",
+            "monai/networks/volumes/stream_fetch.py",
+            "monai/networks/volumes/stream_plan.py",
+            "monai/networks/volumes/stream_storage.py",
+            "monai/networks/volumes/stream_attention.py",
         ),
     ),
     Feature(
@@ -726,6 +727,7 @@ FEATURES: tuple[Feature, ...] = (
         evidence="Equal to the whole in float64 to 1e-12, in parts of one position as in one piece.",
         paths=(
             "monai/networks/volumes/__init__.py",
+            "monai/networks/volumes/stream_ranks.py",
             "monai/networks/volumes/stream_run.py",
             "monai/networks/volumes/streamed.py",
         ),

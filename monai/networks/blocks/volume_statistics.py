@@ -37,15 +37,36 @@ class Statistics:
         count = part[0, 0].numel()
         if count == 0 or part.shape[0] == 0:
             return
-        mean, squares = _moments(part)
+        self.merge(count, *_moments(part))
+
+    def merge(self, count: int, mean: torch.Tensor, squares: torch.Tensor) -> None:
+        """
+        Take the statistics of another part into account.
+
+        Args:
+            count: number of its positions.
+            mean: of every channel, (B, C).
+            squares: sum of the squared distances from it, likewise.
+        """
         if self.mean is None or self.squares is None:
-            self.count, self.mean, self.squares = count, mean, squares
+            self.count, self.mean, self.squares = count, mean.clone(), squares.clone()
             return
         total = self.count + count
         distance = mean - self.mean
         self.squares += squares + distance.square() * (self.count * count / total)
         self.mean += distance * (count / total)
         self.count = total
+
+    def moments(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        Means, and sums of the squared distances from them, of every channel, both (B, C).
+
+        Raises:
+            RuntimeError: if there was no part.
+        """
+        if self.mean is None or self.squares is None:
+            raise RuntimeError("there are no statistics of a volume of which no part was seen.")
+        return self.mean, self.squares
 
     def of_groups(self, groups: int) -> tuple[torch.Tensor, torch.Tensor]:
         """
@@ -54,11 +75,10 @@ class Statistics:
         Raises:
             RuntimeError: if there was no part.
         """
-        if self.mean is None or self.squares is None:
-            raise RuntimeError("there are no statistics of a volume of which no part was seen.")
-        means = self.mean.unflatten(1, (groups, -1))
+        channels, squares = self.moments()
+        means = channels.unflatten(1, (groups, -1))
         mean = means.mean(2)
-        variance = (self.squares.unflatten(1, (groups, -1)) / self.count).mean(2)
+        variance = (squares.unflatten(1, (groups, -1)) / self.count).mean(2)
         return mean, variance + (means - mean[..., None]).square().mean(2)
 
 

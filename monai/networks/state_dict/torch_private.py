@@ -59,7 +59,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, TypeVar, cast
 
 import torch
@@ -83,6 +83,7 @@ __all__ = [
     "is_plain",
     "is_transformed",
     "is_watched",
+    "keep_changes",
     "loads_in_its_own_way",
     "metadata_of",
     "not_compiled",
@@ -92,6 +93,7 @@ __all__ = [
     "runs_backward",
     "saves_through_hooks",
     "timeout_of",
+    "twin_of_class",
     "twin_with_children",
     "with_metadata",
 ]
@@ -142,6 +144,36 @@ def twin_with_children(module: Any, children: Mapping[str, nn.Module]) -> Any:
     """A second module of the same class, with the same tensors and attributes, and some other children."""
     twin = object.__new__(type(module))
     twin.__dict__ = {**module.__dict__, "_modules": {**module._modules, **children}}
+    return twin
+
+
+def keep_changes(module: Any, twin: Any, children: Mapping[str, nn.Module]) -> None:
+    """
+    Give a module what was set on, and taken from, its twin.
+
+    Args:
+        module: the module.
+        twin: what :func:`twin_with_children` made of it.
+        children: the children that are the twin's alone.
+    """
+    mine, others = module.__dict__, twin.__dict__
+    for name in [name for name in mine if name not in others]:
+        del mine[name]
+    mine.update({name: value for name, value in others.items() if name != "_modules"})
+    for name in [name for name in module._modules if name not in twin._modules]:
+        del module._modules[name]
+    module._modules.update({name: child for name, child in twin._modules.items() if child is not children.get(name)})
+
+
+def twin_of_class(
+    module: nn.Module, cls: type[nn.Module], children: Mapping[str, nn.Module], unhooked: Callable[[Callable], bool]
+) -> nn.Module:
+    """A second module, of the class ``cls``, with the same tensors, attributes and hooks, but for those ``unhooked``."""
+    twin: nn.Module = object.__new__(cls)
+    twin.__dict__ = {**module.__dict__, "_modules": {name: children.get(name) for name in module._modules}}
+    for name in ("_forward_pre_hooks", "_forward_hooks"):
+        hooks = module.__dict__[name].items()
+        twin.__dict__[name] = OrderedDict((key, hook) for key, hook in hooks if not unhooked(hook))
     return twin
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import inspect
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -35,7 +35,7 @@ from monai.networks.volumes.split_rules import (
 )
 from monai.networks.volumes.volume_split import VolumeSplit
 
-__all__ = ["Guard", "remember"]
+__all__ = ["Guard", "is_guard", "remember"]
 
 MARK = "class_when_split"  # attribute of a module that split_volume() saw; a copy of the module has it, too
 SHOWN = 5  # how many refusals an error tells
@@ -89,6 +89,11 @@ class Guard:
     def leave(self, *_: Any) -> None:
         """End a call."""
         self.split.leave()
+
+
+def is_guard(hook: Callable) -> bool:
+    """Whether a hook is one by which ranks agree."""
+    return isinstance(getattr(hook, "__self__", None), Guard)
 
 
 def _check(net: nn.Module, axis: int) -> None:

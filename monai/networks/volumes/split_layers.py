@@ -33,6 +33,7 @@ __all__ = [
     "SplitLayer",
     "SplitPerplexity",
     "SplitSpade",
+    "class_before_split",
     "split_module",
 ]
 
@@ -73,6 +74,24 @@ def split_module(module: nn.Module, kind: type[Split], split: VolumeSplit, name:
     module.__class__ = _classes[pair]
     for key, value in {"volume_split": split, "split_name": name, **attributes}.items():
         setattr(module, key, value)
+
+
+def class_before_split(module: nn.Module) -> type[nn.Module]:
+    """
+    The class that a module had before it was split; its own if it is none of a split network.
+
+    Raises:
+        TypeError: if its class was changed after the split.
+    """
+    kind = type(module)
+    if not isinstance(module, Split):
+        return kind
+    if _classes.get(kind.__bases__) is not kind:  # type: ignore[call-overload]
+        raise TypeError(
+            f"{module.split_name} ({kind.__name__}) was changed after split_volume(): change it before, as by a "
+            "parametrization."
+        )
+    return kind.__bases__[1]
 
 
 class SplitLayer(Split):

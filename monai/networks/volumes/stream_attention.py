@@ -13,7 +13,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -23,8 +23,8 @@ from monai.networks.blocks.attention.block import runs_own_forward
 from monai.networks.blocks.spatialattention import SpatialAttentionBlock
 from monai.networks.blocks.volume_statistics import Statistics, normalize
 from monai.networks.state_dict.torch_private import has_hooks_that_see_values
-from monai.networks.volumes.stream_sizes import Box
-from monai.networks.volumes.stream_storage import Transfers
+from monai.networks.volumes.stream_sizes import Box, VolumeSize
+from monai.networks.volumes.stream_storage import part_of
 
 __all__ = ["attend_in_slabs", "attends_in_slabs"]
 
@@ -41,33 +41,28 @@ def attends_in_slabs(block: nn.Module) -> bool:
 
 
 def attend_in_slabs(
-    block: Any, volume: torch.Tensor, length: int, transfers: Transfers
+    block: Any, volume: VolumeSize, result: Box, length: int, read: Callable[[Box], torch.Tensor]
 ) -> Iterator[tuple[Box, torch.Tensor]]:
     """
     Compute a block of attention, with the keys and values of the whole volume on the device.
 
     Args:
         block: the block.
-        volume: where its input rests, (B, C, sizes).
+        volume: size of its input.
+        result: which part of its output is wanted.
         length: thickness of the slabs along the first axis. One slab is the whole: then the block is called.
-        transfers: brings slabs to the device.
+        read: brings a part of the input to the device.
 
     Returns:
         every slab of the result, with its place
     """
-    size, others = volume.shape[2], tuple((0, each) for each in volume.shape[3:])
-    if length >= size:
-        yield ((0, size), *others), block(transfers.read(volume))
+    if length >= volume.sizes[0]:
+        yield result, part_of(block(read(volume.whole)), result)
         return
-    slabs = [(begin, min(begin + length, size)) for begin in range(0, size, length)]
-
-    def read() -> Iterator[torch.Tensor]:
-        for begin, end in slabs:
-            yield transfers.read(volume[:, :, begin:end])
-
+    slabs = list(_slabs(volume.whole, length))
     statistics = Statistics()
-    for slab in read():
-        statistics.add(slab)
+    for slab in slabs:
+        statistics.add(read(slab))
     mean, variance = statistics.of_groups(block.norm.num_groups)
 
     def projected(slab: torch.Tensor) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
@@ -75,11 +70,36 @@ def attend_in_slabs(
         tokens = x.flatten(2).transpose(1, 2)
         return tokens, block.attn.project(tokens)
 
-    keys_and_values = [projected(slab)[1][1:] for slab in read()]
-    keys = torch.cat([keys for keys, _ in keys_and_values], 2)
-    values = torch.cat([values for _, values in keys_and_values], 2)
-    del keys_and_values
-    for place, slab in zip(slabs, read()):
-        tokens, (queries, _, _) = projected(slab)
-        attended = block.attn.attend(tokens, queries, keys, values, None)
-        yield (place, *others), attended.transpose(1, 2).reshape(slab.shape) + slab
+    keys, values = _of_all((projected(read(slab))[1][1:] for slab in slabs), volume.positions)
+
+    def attended(slab: torch.Tensor) -> torch.Tensor:
+        tokens, (queries, *_) = projected(slab)
+        found = block.attn.attend(tokens, queries, keys, values, None)
+        return found.transpose(1, 2).reshape(slab.shape) + slab
+
+    for place in _slabs(result, length):
+        yield place, attended(read(place))
+
+
+def _of_all(
+    slabs: Iterator[tuple[torch.Tensor, torch.Tensor]], number: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Keys and values of all ``number`` positions, (B, heads, N, C), of those of slabs: never twice on the device."""
+    whole: tuple[torch.Tensor, ...] = ()
+    begin = 0
+    for pair in slabs:
+        length = pair[0].shape[2]
+        whole = whole or tuple(each.new_empty((*each.shape[:2], number, each.shape[3])) for each in pair)
+        for target, each in zip(whole, pair):
+            target.narrow(2, begin, length).copy_(each)
+        begin += length
+        del pair, each  # before the next ones are computed
+    keys, values = whole
+    return keys, values
+
+
+def _slabs(box: Box, length: int) -> Iterator[Box]:
+    """Slabs of a box along its first axis."""
+    begin, end = box[0]
+    for first in range(begin, end, length):
+        yield ((first, min(first + length, end)), *box[1:])

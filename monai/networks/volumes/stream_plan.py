@@ -17,16 +17,16 @@ All of it is arithmetic on sizes, before anything is computed.
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
+from monai.networks.blocks.volume_statistics import type_of_statistics
 from monai.networks.blocks.volume_steps import Attend
 from monai.networks.volumes.stream_attention import attends_in_slabs
-from monai.networks.volumes.stream_sizes import Box, SizedStep, Sizes
+from monai.networks.volumes.stream_fetch import Fetch, make_fetch
+from monai.networks.volumes.stream_sizes import SizedStep, Sizes, Span, VolumeSize
 
-__all__ = ["MemoryTooSmall", "Plan", "make_plan", "parts"]
+__all__ = ["MemoryTooSmall", "Plan", "make_plan"]
 
 THICKNESSES = (32, 8, 1)
 """Every axis is cut down to the first thickness before one is cut further: thin parts are slow."""
@@ -34,8 +34,10 @@ SHARE_AT_REST = 0.5
 """Which part of the device's memory volumes may take that rest on it."""
 ATTENTION_AT_ONCE = 12
 """Norm, tokens, q, k, v, the kernel's copies of them, its result, projection and sum: volumes that attention holds."""
-ATTENTION_IN_PARTS = 3
-"""Keys and values of the whole volume, and what a part adds to them while they are joined."""
+ATTENTION_IN_PARTS = 2
+"""Keys and values of the whole volume."""
+STATISTICS_AT_ONCE = 6
+"""Copies of the statistics of one volume while a norm computes with them: of its groups, scales and shifts."""
 
 
 class MemoryTooSmall(ValueError):
@@ -51,6 +53,8 @@ class Plan:
         sizes: the steps and their sizes. Volumes in ``sizes.again`` are computed again where they are read.
         lengths: how large the parts of each step are, axis by axis.
         last_uses: the last step that reads each volume that rests.
+        held: which slices of each volume every rank reads or computes.
+        fetches: how ranks get what they read of the slabs of others, by the number of the volume.
         device: how many bytes the device holds at most, beside the weights and the inputs.
         storage: how many bytes rest at most in the storage.
     """
@@ -58,6 +62,8 @@ class Plan:
     sizes: Sizes
     lengths: list[tuple[int, ...]]
     last_uses: dict[int, int]
+    held: list[list[Span]]
+    fetches: dict[int, Fetch]
     device: int
     storage: int
 
@@ -70,8 +76,8 @@ class Plan:
         """In how many parts a step is computed; 0 where it is computed on the way to others only."""
         if not self.runs(index):
             return 0
-        step = self.sizes.sized[index]
-        return math.prod(-(-size // length) for size, length in zip(step.result.sizes, self.lengths[index]))
+        slab = self.sizes.slab(len(self.sizes.inputs) + index)
+        return math.prod(-(-(end - begin) // length) for (begin, end), length in zip(slab, self.lengths[index]))
 
     def runs(self, index: int) -> bool:
         """Whether a step is computed by itself: its result rests, or others need statistics of it."""
@@ -81,14 +87,6 @@ class Plan:
     def is_normalized(self, number: int) -> bool:
         """Whether statistics of a volume are needed."""
         return any(number in step.normalized() for step in self.sizes.sized)
-
-
-def parts(sizes: tuple[int, ...], lengths: tuple[int, ...]) -> Iterator[Box]:
-    """The parts of a volume, the last axis first."""
-    axes = [
-        [(begin, min(begin + length, size)) for begin in range(0, size, length)] for size, length in zip(sizes, lengths)
-    ]
-    yield from itertools.product(*axes)
 
 
 def make_plan(sizes: Sizes, memory: int, rests_on_device: bool) -> Plan:
@@ -134,17 +132,39 @@ def _try_plan(sizes: Sizes, memory: int, rests_on_device: bool) -> Plan | int:
 
 def _plan_with(sizes: Sizes, memory: int, rests_on_device: bool) -> Plan | int:
     """Choose the parts, when it is known what rests."""
-    last_uses = sizes.last_uses()
-    at_rest = _bytes_at_rest(sizes, last_uses)
-    lengths, most = [], 0
+    last_uses, held, first = sizes.last_uses(), sizes.held(), len(sizes.inputs)
+    at_rest = _bytes_at_rest(sizes, last_uses, held)
+    lengths, fetches, most = [], {}, 0
+    statistics = _bytes_of_statistics(sizes)
     for index in range(len(sizes.sized)):
-        resting = at_rest[index] if rests_on_device else 0
+        resting = statistics + (at_rest[index] if rests_on_device else 0)
         found = _largest_parts(sizes, index, memory - resting)
         if found is None:
             return index
         lengths.append(found[0])
         most = max(most, resting + found[1])
-    return Plan(sizes, lengths, last_uses, most, 0 if rests_on_device else max(at_rest))
+        for number in (first + index, *(range(first) if index == 0 else ())):
+            if number in sizes.again or held[number] == _slabs(sizes, number):
+                continue
+            fetch = make_fetch(sizes.volume(number), sizes.axis, _slabs(sizes, number), held[number], memory - resting)
+            if fetch is None:
+                return index
+            fetches[number] = fetch
+            most = max(most, resting + fetch.bytes)
+    return Plan(sizes, lengths, last_uses, held, fetches, most, 0 if rests_on_device else max(at_rest))
+
+
+def _bytes_of_statistics(sizes: Sizes) -> int:
+    """How many bytes the statistics of all volumes take, and what is computed of them: as much for every channel."""
+    numbers = {number for step in sizes.sized for number in step.normalized()}
+    found = [sizes.volume(number) for number in numbers]
+    own = [2 * each.batch * each.channels * type_of_statistics(each.dtype).itemsize for each in found]
+    return sum(own) + STATISTICS_AT_ONCE * max(own, default=0)
+
+
+def _slabs(sizes: Sizes, number: int) -> list[Span]:
+    """The slabs of all ranks of a volume."""
+    return [sizes.cuts[number].range_of(rank) for rank in range(sizes.ranks)]
 
 
 def _smallest_memory(sizes: Sizes, memory: int, rests_on_device: bool) -> int:
@@ -165,38 +185,51 @@ def _compute_again(sizes: Sizes, memory: int) -> None:
     """Do not keep some volumes, so that those that rest at the same time take at most ``memory`` bytes."""
     first = len(sizes.inputs)
     sizes.again = again = set()
+    attended = {step.step.source for step in sizes.sized if step.attends}
     for index, step in enumerate(sizes.sized):
-        last = index == len(sizes.sized) - 1
-        attends = any(isinstance(operation, Attend) for operation in step.step.operations)
-        if not last and not attends and max(_bytes_at_rest(sizes, sizes.last_uses())[: index + 1]) > memory:
-            again.add(first + index)
+        number = first + index
+        kept = index == len(sizes.sized) - 1 or step.attends or number in attended
+        if not kept and max(_bytes_at_rest(sizes, sizes.last_uses())[: index + 1]) > memory:
+            again.add(number)
 
 
-def _bytes_at_rest(sizes: Sizes, last_uses: dict[int, int]) -> list[int]:
-    """How many bytes rest while each step is computed, with its result."""
+def _bytes_at_rest(sizes: Sizes, last_uses: dict[int, int], held: list[list[Span]] | None = None) -> list[int]:
+    """How many bytes rest while each step is computed, with its result: slabs, or what the ranks hold around them."""
     first, found = len(sizes.inputs), []
+    taken = [_bytes_of_one(sizes, number, held) for number in range(first + len(sizes.sized))]
     for index in range(len(sizes.sized)):
-        resting = 0
+        resting = sum(taken[number] for number in range(first) if last_uses.get(number, -1) >= index)
         for made in range(index + 1):
             number = first + made
             kept = number not in sizes.again
             if kept and (made == index or last_uses.get(number, made) >= index):
-                resting += sizes.volume(number).bytes
+                resting += taken[number]
         found.append(resting)
     return found
+
+
+def _bytes_of_one(sizes: Sizes, number: int, held: list[list[Span]] | None) -> int:
+    """How many bytes a rank's part of a volume takes at most where it rests; the slabs of inputs rest elsewhere."""
+    lengths = list(sizes.cuts[number].lengths)
+    if held is not None:
+        lengths = [end - begin for begin, end in held[number]]
+    if number < len(sizes.inputs):
+        lengths = [length - own for length, own in zip(lengths, sizes.cuts[number].lengths)]
+    return sizes.volume(number).of_length(sizes.axis, max(lengths)).bytes
 
 
 def _largest_parts(sizes: Sizes, index: int, memory: int) -> tuple[tuple[int, ...], int] | None:
     """The largest parts of a step that fit into ``memory`` bytes, and how many bytes they take; None if none fits."""
     step = sizes.sized[index]
-    if any(isinstance(operation, Attend) for operation in step.step.operations):
+    if step.attends:
         return _largest_parts_of_attention(step, memory)
-    lengths, unit = list(step.result.sizes), step.unit
+    whole = sizes.largest_slab(len(sizes.inputs) + index).sizes
+    lengths, unit = list(whole), step.unit
     taken = sizes.part_bytes(index, tuple(lengths))
     for thickness in THICKNESSES:
         for axis in _cut_first(len(lengths)):
             while taken > memory and lengths[axis] > thickness * unit:
-                lengths[axis] = _next_smaller(step.result.sizes[axis], lengths[axis], unit)
+                lengths[axis] = _next_smaller(whole[axis], lengths[axis], unit)
                 taken = sizes.part_bytes(index, tuple(lengths))
     return (tuple(lengths), taken) if taken <= memory else None
 
@@ -221,11 +254,19 @@ def _largest_parts_of_attention(step: SizedStep, memory: int) -> tuple[tuple[int
     """Attention takes slabs along the first axis, beside the keys and values of the whole volume."""
     volume, operation = step.result, step.step.operations[0]
     size, *others = volume.sizes
-    in_slabs = isinstance(operation, Attend) and attends_in_slabs(operation.module)
+    assert isinstance(operation, Attend)
+    in_slabs = attends_in_slabs(operation.module)
     for number in range(1, size + 1 if in_slabs else 2):
         length = -(-size // number)
         slab = ATTENTION_AT_ONCE * volume.bytes_of((length, *others))
-        taken = slab if number == 1 else slab + ATTENTION_IN_PARTS * volume.bytes
+        taken = slab if number == 1 else slab + _keys_and_values(operation, volume)
         if taken <= memory:
             return (length, *others), taken
     return None
+
+
+def _keys_and_values(operation: Attend, volume: VolumeSize) -> int:
+    """How many bytes the keys and values of a volume take, with their copies in the type of the attention."""
+    dtype = operation.module.attn.attention_dtype  # type: ignore[union-attr]
+    cast = 0 if dtype in (None, volume.dtype) else dtype.itemsize / volume.dtype.itemsize
+    return math.ceil(ATTENTION_IN_PARTS * volume.bytes * (1 + cast))

@@ -35,10 +35,13 @@ from monai.networks.blocks.volume_steps import (
     VolumeSteps,
     overwrites,
 )
+from monai.networks.volumes.exchange import Ranks
 from monai.networks.volumes.stream_attention import attend_in_slabs
-from monai.networks.volumes.stream_plan import Plan, parts
+from monai.networks.volumes.stream_fetch import parts
+from monai.networks.volumes.stream_plan import Plan
+from monai.networks.volumes.stream_ranks import fetch, over_ranks
 from monai.networks.volumes.stream_sizes import Box, SizedStep, Sizes, VolumeSize, nearest_positions
-from monai.networks.volumes.stream_storage import Layout, Storage, Transfers, part_of
+from monai.networks.volumes.stream_storage import Layout, Resting, Storage, Transfers, part_of
 
 __all__ = ["Run", "measure_steps"]
 
@@ -124,7 +127,7 @@ class Operations:
     def _modulate(self, operation: Modulate, x: torch.Tensor, box: Box) -> torch.Tensor:
         scale, own = self._branch(operation.scale, box)
         shift, _ = self._branch(operation.shift, box)
-        if own and x.dtype == scale.dtype == shift.dtype:
+        if own and x.dtype == scale.dtype == shift.dtype and x.shape == scale.shape:
             return scale.add_(1).mul_(x).add_(shift)
         return x * (1 + scale) + shift
 
@@ -173,21 +176,20 @@ def _resize(x: torch.Tensor, old: VolumeSize, new: VolumeSize, box: Box, new_box
     return x
 
 
-def measure_steps(steps: VolumeSteps, inputs: Sequence[VolumeSize], device: torch.device) -> Sizes:
+def measure_steps(sizes: Sizes, device: torch.device) -> Sizes:
     """
     Find the sizes of all volumes: channels and types by running each step on a few positions.
 
     Args:
-        steps: the steps.
-        inputs: sizes of the inputs.
+        sizes: the steps, and the sizes of the inputs; the others are added to it.
         device: the device that computes.
 
     Raises:
-        ValueError: if an axis is too short for a layer.
+        ValueError: if an axis is too short for a layer, or volumes of other sizes are added.
     """
-    sizes = Sizes(steps, list(inputs))
-    for step in steps.steps:
-        sizes.sized.append(_measured(step, sizes, device))
+    sizes.copies_aside = device.type == "cuda"
+    for step in sizes.steps.steps:
+        sizes.add(_measured(step, sizes, device))
     return sizes
 
 
@@ -196,6 +198,8 @@ def _measured(step: Step, sizes: Sizes, device: torch.device) -> SizedStep:
     axes = [source.sizes]
     for operation in step.operations:
         axes.append(_sizes_after(operation, axes[-1], sizes))
+    if step.plus is not None:
+        _refuse_other_sizes(axes[-1], sizes.volume(step.plus.source).sizes)
     blank = [VolumeSize(source.batch, source.channels, each, source.dtype) for each in axes]
     if isinstance(step.operations[0], Attend):
         return SizedStep(step, (source, source), source)
@@ -218,6 +222,18 @@ def _measured(step: Step, sizes: Sizes, device: torch.device) -> SizedStep:
     whole = SizedStep(step, tuple(blank), blank[-1])
     found = run.part(whole, _corner(axes[-1]))
     return SizedStep(step, tuple(volumes), VolumeSize(source.batch, found.shape[1], axes[-1], found.dtype))
+
+
+def _refuse_other_sizes(made: tuple[int, ...], added: tuple[int, ...]) -> None:
+    """
+    Raises:
+        ValueError: if what is added to a result has other sizes.
+    """
+    if made != added:
+        raise ValueError(
+            f"a residual block adds {' x '.join(map(str, added))} positions to {' x '.join(map(str, made))}: its "
+            "layers should keep the size."
+        )
 
 
 def _corner(sizes: tuple[int, ...]) -> Box:
@@ -246,6 +262,7 @@ class Run:
         device: the device that computes.
         layout: what is contiguous in the result.
         advance: called after every part.
+        ranks: those that share the volumes, or None. The inputs are this rank's slabs then, and so is the result.
     """
 
     def __init__(
@@ -256,13 +273,15 @@ class Run:
         device: torch.device,
         layout: Layout,
         advance: Callable[[], Any],
+        ranks: Ranks | None = None,
     ) -> None:
         self.plan = plan
         self.storage = storage
         self.layout = layout
         self.advance = advance
+        self.ranks = ranks
         self.transfers = Transfers(device)
-        self.resting: dict[int, torch.Tensor] = dict(enumerate(inputs))
+        self.resting = {number: self._resting(number, x) for number, x in enumerate(inputs)}
         self.known: dict[int, Statistics] = {}
         self.passing: dict[int, tuple[Box, torch.Tensor]] = {}
         self.operations = Operations(self._read, self._statistics)
@@ -277,55 +296,69 @@ class Run:
                 self._run(index)
             self._forget(index)
         self.transfers.finish()
-        return self.resting[len(sizes.inputs) + len(sizes.sized) - 1]
+        return self.resting[len(sizes.inputs) + len(sizes.sized) - 1].slab
+
+    def _resting(self, number: int, slab: torch.Tensor) -> Resting:
+        axis = self.plan.sizes.axis
+        return Resting(slab, axis, self.plan.sizes.slab(number)[axis][0])
 
     def _know_input(self, number: int) -> None:
-        """Gather the statistics of an input that a norm reads, slice by slice."""
-        if not self.plan.is_normalized(number):
-            return
-        self.known[number] = Statistics()
-        for part in self.resting[number].split(1, 2):
-            self.known[number].add(self.transfers.read(part))
+        """Gather the statistics of an input that a norm reads, slice by slice, and get what other ranks have of it."""
+        statistics = Statistics() if self.plan.is_normalized(number) else None
+        if statistics is not None:
+            for part in self.resting[number].slab.split(1, 2):
+                statistics.add(self.transfers.read(part))
+        self._share(number, statistics)
 
     def _run(self, index: int) -> None:
         sizes, lengths = self.plan.sizes, self.plan.lengths[index]
         step, number = sizes.sized[index], len(sizes.inputs) + index
+        slab = sizes.slab(number)
         statistics = Statistics() if self.plan.is_normalized(number) else None
         layout = self.layout if index == len(sizes.sized) - 1 else Layout.SLABS
-        target = None if number in sizes.again else self.storage.empty(step.result, layout)
-        for box, part in self._parts(step, lengths):
+        target = None
+        if number not in sizes.again:
+            begin, end = slab[sizes.axis]
+            target = self._resting(number, self.storage.empty(step.result.of_length(sizes.axis, end - begin), layout))
+        for box, part in self._parts(step, slab, lengths):
             if statistics is not None:
                 statistics.add(part)
             if target is not None:
-                self.transfers.write(part_of(target, box), part)
+                self.transfers.write(target.within(box), part)
+            del part  # before the next one is computed
             self.advance()
         if target is not None:
             self.resting[number] = target
+        self._share(number, statistics)
+
+    def _share(self, number: int, statistics: Statistics | None) -> None:
+        """Add up the statistics of all ranks, and get what this one reads of the slabs of others."""
+        sizes = self.plan.sizes
+        if self.ranks is not None and statistics is not None:
+            area = sizes.volume(number).of_length(sizes.axis, 1).positions
+            statistics = over_ranks(statistics, self.ranks, [length * area for length in sizes.cuts[number].lengths])
         if statistics is not None:
             self.known[number] = statistics
+        if self.ranks is not None and number in self.plan.fetches:
+            held = self.plan.held[number][self.ranks.rank]
+            fetch(self.plan.fetches[number], self.resting[number], held, self.storage, self.transfers, self.ranks)
 
-    def _parts(self, step: SizedStep, lengths: tuple[int, ...]) -> Any:
+    def _parts(self, step: SizedStep, slab: Box, lengths: tuple[int, ...]) -> Any:
         operation = step.step.operations[0]
         if isinstance(operation, Attend):
-            source = self._whole(step.step.source)
-            yield from attend_in_slabs(operation.module, source, lengths[0], self.transfers)
+            yield from attend_in_slabs(
+                operation.module, step.result, slab, lengths[0], lambda box: self._read(step.step.source, box)[0]
+            )
             return
-        for box in parts(step.result.sizes, lengths):
+        for box in parts(slab, lengths):
             self.passing.clear()
             yield box, self.operations.part(step, box)
         self.passing.clear()
 
-    def _whole(self, number: int) -> torch.Tensor:
-        if number in self.resting:
-            return self.resting[number]
-        return self._read(number, self.plan.sizes.volume(number).whole)[0]
-
     def _read(self, number: int, box: Box) -> tuple[torch.Tensor, bool]:
         """A part of a volume on the device, and whether it may be overwritten."""
         if number not in self.plan.sizes.again:
-            part = part_of(self.resting[number], box)
-            copy = self.transfers.read(part)
-            return copy, copy is not part
+            return self.resting[number].read(box, self.transfers)
         if number in self.passing:
             held_box, held = self.passing[number]
             return part_of(held, _within(box, held_box)), False

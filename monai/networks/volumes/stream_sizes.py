@@ -16,18 +16,38 @@ part takes on the device.
 
 from __future__ import annotations
 
+import functools
 import math
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 
 import torch
 
 from monai.networks.blocks.reach import Reach
-from monai.networks.blocks.volume_steps import Branch, Layer, Modulate, Normalize, Operation, Resize, Step, VolumeSteps
+from monai.networks.blocks.volume_steps import (
+    Attend,
+    Branch,
+    Layer,
+    Modulate,
+    Normalize,
+    Operation,
+    Resize,
+    Step,
+    VolumeSteps,
+)
+from monai.networks.volumes.slabs import Slabs
 
-__all__ = ["Box", "SizedStep", "Sizes", "VolumeSize", "needed_box", "nearest_positions"]
+__all__ = ["Box", "SizedStep", "Sizes", "Span", "VolumeSize", "needed_box", "nearest_positions", "put"]
 
-Box = tuple[tuple[int, int], ...]
+Span = tuple[int, int]
+"""Where something begins and ends along one axis."""
+Box = tuple[Span, ...]
 """A part of a volume: where it begins and ends, axis by axis."""
+
+
+def put(box: Box, axis: int, span: Span) -> Box:
+    """The box with another span along an axis."""
+    return (*box[:axis], span, *box[axis + 1 :])
 
 
 @dataclass(frozen=True)
@@ -52,6 +72,15 @@ class VolumeSize:
     def bytes(self) -> int:
         """How many bytes the whole volume takes."""
         return self.bytes_of(self.sizes)
+
+    @property
+    def positions(self) -> int:
+        """How many positions it has."""
+        return math.prod(self.sizes)
+
+    def of_length(self, axis: int, length: int) -> VolumeSize:
+        """A volume of as many slices along an axis, and else of the same size."""
+        return replace(self, sizes=(*self.sizes[:axis], length, *self.sizes[axis + 1 :]))
 
 
 @dataclass(frozen=True)
@@ -85,6 +114,25 @@ class SizedStep:
             boxes.insert(0, needed_box(operation, boxes[0], volume.sizes, self.volumes[-1].sizes))
         return boxes
 
+    @property
+    def attends(self) -> bool:
+        """Whether all positions attend to one another."""
+        return any(isinstance(operation, Attend) for operation in self.step.operations)
+
+    def read(self, axis: int, span: Span) -> Iterator[tuple[int, Span]]:
+        """Numbers of the volumes that it reads, and which slices along an axis, for some of its result's."""
+        if self.attends:
+            yield self.step.source, self.volumes[0].whole[axis]
+            return
+        boxes = self.boxes(put(self.result.whole, axis, span))
+        yield self.step.source, boxes[0][axis]
+        for operation, box in zip(self.step.operations, boxes[1:]):
+            if isinstance(operation, Modulate):
+                yield operation.scale.source, box[axis]
+                yield operation.shift.source, box[axis]
+        if self.step.plus is not None:
+            yield self.step.plus.source, span
+
     def sources(self) -> list[int]:
         """Numbers of the volumes that it reads, one that is read twice twice."""
         return [self.step.source, *(branch.source for branch in self.step.branches)]
@@ -117,6 +165,7 @@ def needed_box(operation: Operation, box: Box, sizes: tuple[int, ...], resized: 
     return box
 
 
+@functools.lru_cache(maxsize=64)
 def nearest_positions(size: int, new_size: int) -> torch.Tensor:
     """Which position of an axis nearest-neighbor interpolation takes for each position of the new one."""
     positions = torch.arange(size, dtype=torch.float64)[None, None]
@@ -162,24 +211,82 @@ class Meter:
 @dataclass
 class Sizes:
     """
-    A network's steps for inputs of a certain size.
+    A network's steps for inputs of a certain size, which several ranks may share: each computes a slab of every volume.
 
     Args:
         steps: the steps.
         inputs: sizes of the inputs.
+        cuts: the slabs of every volume's ranks, those of the inputs first; one slab each unless given.
+        axis: the spatial axis along which volumes are cut. Defaults to 0.
+        rank: the number of this rank. Defaults to 0.
         sized: the steps with their sizes; filled one after another.
         again: numbers of the volumes that are not kept, but computed again where they are read.
+        copies_aside: whether a part is on its way to where it rests while the next one is computed. Defaults to False.
     """
 
     steps: VolumeSteps
     inputs: list[VolumeSize]
+    cuts: list[Slabs] = field(default_factory=list)
+    axis: int = 0
+    rank: int = 0
     sized: list[SizedStep] = field(default_factory=list)
     again: set[int] = field(default_factory=set)
+    copies_aside: bool = False
+    _held: dict[frozenset[int], list[list[Span]]] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.cuts = self.cuts or [Slabs((each.sizes[self.axis],)) for each in self.inputs]
 
     def volume(self, number: int) -> VolumeSize:
         """Size of a volume."""
         made = number - len(self.inputs)
         return self.inputs[number] if made < 0 else self.sized[made].result
+
+    @property
+    def ranks(self) -> int:
+        """How many ranks share the volumes."""
+        return len(self.cuts[0].lengths)
+
+    def add(self, step: SizedStep) -> None:
+        """Add the next step."""
+        cut = self.cuts[step.step.source]
+        for operation in step.step.operations:
+            if isinstance(operation, Layer):
+                cut = cut.after(operation.reaches[self.axis], operation.name)
+            elif isinstance(operation, Resize):
+                cut = self.cuts[operation.like]
+        self.sized.append(step)
+        self.cuts.append(cut)
+
+    def slab(self, number: int) -> Box:
+        """Which part of a volume this rank computes."""
+        return put(self.volume(number).whole, self.axis, self.cuts[number].range_of(self.rank))
+
+    def largest_slab(self, number: int) -> VolumeSize:
+        """Size of the largest slab of a volume."""
+        return self.volume(number).of_length(self.axis, max(self.cuts[number].lengths))
+
+    def held(self) -> list[list[Span]]:
+        """Which slices of every volume each rank reads or computes: its slab, and what its steps read around it."""
+        key = frozenset(self.again)
+        if key not in self._held:
+            self._held[key] = self._find_held()
+        return self._held[key]
+
+    def _find_held(self) -> list[list[Span]]:
+        found = [[cut.range_of(rank) for rank in range(self.ranks)] for cut in self.cuts]
+        if self.ranks == 1:
+            return found
+        first = len(self.inputs)
+        for index in reversed(range(len(self.sized))):
+            number = first + index
+            for rank in range(self.ranks):
+                # what is computed again is computed as far as it is read
+                span = found[number][rank] if number in self.again else self.cuts[number].range_of(rank)
+                for source, (begin, end) in self.sized[index].read(self.axis, span):
+                    known = found[source][rank]
+                    found[source][rank] = min(known[0], begin), max(known[1], end)
+        return found
 
     def step_of(self, number: int) -> SizedStep:
         """The step that makes a volume."""
@@ -207,6 +314,8 @@ class Sizes:
         """How many bytes the device holds while step number ``index`` computes a part of ``lengths`` positions."""
         meter = Meter()
         step = self.sized[index]
+        if self.copies_aside:
+            meter.hold(step.result.bytes_of(lengths))
         result = self._count(step, lengths, meter, set())
         meter.touch(result)  # a part is copied on its way to where it rests
         return meter.most

@@ -17,14 +17,16 @@ import math
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from enum import Enum
 from pathlib import Path
 
 import torch
 
-from monai.networks.volumes.stream_sizes import Box, VolumeSize
+from monai.networks.volumes.stream_sizes import Box, VolumeSize, put
 
-__all__ = ["FolderStorage", "Layout", "MemoryStorage", "Storage", "Transfers", "layout_of", "part_of"]
+__all__ = ["FolderStorage", "Layout", "MemoryStorage", "Resting", "Storage", "Transfers", "layout_of", "part_of"]
 
 
 class Layout(Enum):
@@ -165,6 +167,22 @@ class Transfers:
         copy.record_stream(current)
         return copy
 
+    def join(self, parts: Sequence[torch.Tensor], dim: int) -> torch.Tensor:
+        """Parts that lie one after another along an axis, in one copy on the device."""
+        lengths = [part.shape[dim] for part in parts]
+        shape = (*parts[0].shape[:dim], sum(lengths), *parts[0].shape[dim + 1 :])
+        aside = self.stream is not None and parts[0].device != self.device
+        context: AbstractContextManager = torch.cuda.stream(self.stream) if aside else nullcontext()
+        with context:
+            whole = torch.empty(shape, dtype=parts[0].dtype, device=self.device)
+            for target, part in zip(whole.split(lengths, dim), parts):
+                target.copy_(part, non_blocking=True)
+        if self.stream is not None and aside:
+            current = torch.cuda.current_stream(self.device)
+            current.wait_stream(self.stream)
+            whole.record_stream(current)
+        return whole
+
     def write(self, target: torch.Tensor, part: torch.Tensor) -> None:
         """Put a part of the device to where it rests."""
         if self.stream is None or target.device == self.device:
@@ -181,3 +199,41 @@ class Transfers:
         """Wait until everything is where it rests."""
         if self.stream is not None:
             self.stream.synchronize()
+
+
+class Resting:
+    """
+    A volume where it rests: a slab of it, and what is known of the volume before and behind the slab.
+
+    Args:
+        slab: (B, C, sizes).
+        axis: the spatial axis along which the volume is cut.
+        begin: where the slab begins. Defaults to 0.
+    """
+
+    def __init__(self, slab: torch.Tensor, axis: int, begin: int = 0) -> None:
+        self.slab, self.axis, self.begin = slab, axis, begin
+        self.pieces = [(begin, slab)]
+
+    def add(self, begin: int, piece: torch.Tensor) -> None:
+        """Let a piece before or behind the slab be known, which begins at ``begin``."""
+        self.pieces.append((begin, piece))
+        self.pieces.sort(key=lambda each: each[0])
+
+    def read(self, box: Box, transfers: Transfers) -> tuple[torch.Tensor, bool]:
+        """The part of the volume in ``box`` on the device, and whether it is a copy that may be overwritten."""
+        begin, end = box[self.axis]
+        parts = []
+        for first, piece in self.pieces:
+            low, high = max(begin, first), min(end, first + piece.shape[self.axis + 2])
+            if low < high:
+                parts.append(part_of(piece, put(box, self.axis, (low - first, high - first))))
+        if len(parts) > 1:
+            return transfers.join(parts, self.axis + 2), True
+        copy = transfers.read(parts[0])
+        return copy, copy is not parts[0]
+
+    def within(self, box: Box) -> torch.Tensor:
+        """The part of the slab in ``box``, as a view."""
+        begin, end = box[self.axis]
+        return part_of(self.slab, put(box, self.axis, (begin - self.begin, end - self.begin)))

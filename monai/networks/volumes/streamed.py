@@ -16,7 +16,7 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -24,15 +24,25 @@ from typing import Any
 import torch
 import torch.nn as nn
 
+from monai.networks.blocks.reach import BATCH_NORMS, CONVOLUTIONS, INSTANCE_NORMS, POOLS, TRANSPOSED_CONVOLUTIONS
 from monai.networks.blocks.volume_steps import Layer, VolumeSteps
-from monai.networks.state_dict.torch_private import inside_of_compiled, own_module, twin_with_children
+from monai.networks.state_dict.torch_private import (
+    inside_of_compiled,
+    keep_changes,
+    own_module,
+    twin_with_children,
+)
 from monai.networks.volumes.stream_plan import Plan, make_plan
+from monai.networks.volumes.stream_ranks import company_of, unsplit
 from monai.networks.volumes.stream_run import Run, measure_steps
-from monai.networks.volumes.stream_sizes import VolumeSize
+from monai.networks.volumes.stream_sizes import Sizes, VolumeSize
 from monai.networks.volumes.stream_storage import FolderStorage, Layout, MemoryStorage, Storage, layout_of
 from monai.utils import optional_import
 
 __all__ = ["Needs", "StreamedAutoencoder"]
+
+OF_SOME_AXES = (CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS, INSTANCE_NORMS, BATCH_NORMS, POOLS[:3], POOLS[3:])
+"""Layers whose classes tell how many spatial axes they work on: one, two or three."""
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +84,9 @@ class StreamedAutoencoder(nn.Module):
     ``decoder`` whose layers are known to be local or say how far they look. It is for inference: gradients are refused.
     A volume may lie on the host while the network lies on a GPU; results lie where the inputs do.
 
+    Of a network that :func:`split_volume` has changed, every rank streams its slab: all methods take and give slabs.
+    What a rank reads of the slabs of others rests in its storage, too.
+
     Args:
         autoencoder: the network. It is not changed, and shares its weights.
         memory: how many bytes the device may hold beside the weights and the inputs. Workspaces that libraries of
@@ -114,9 +127,11 @@ class StreamedAutoencoder(nn.Module):
         self.progress = progress
         self.register_state_dict_post_hook(_without_prefix)
         self.register_load_state_dict_pre_hook(_with_prefix)
-        for name in _paths(autoencoder):
-            path = getattr(autoencoder, name)
-            VolumeSteps(autoencoder, _spatial_dims(path), inputs=2, checks_mode=False).add(0, path)
+        network = unsplit(autoencoder)
+        for name in _paths(network):
+            path = getattr(network, name)
+            # a layer that says how far it looks says it of the first axis whatever their number is
+            VolumeSteps(network, _spatial_dims(path) or 1, inputs=2, checks_mode=False).add(0, path)
 
     def _class_of_autoencoder(self) -> type:
         """Inferers ask ``isinstance(autoencoder, SPADEAutoencoderKL)``; ``type`` tells the truth."""
@@ -151,15 +166,14 @@ class StreamedAutoencoder(nn.Module):
 
         Args:
             method: "encode" or "decode".
-            inputs: its inputs.
+            inputs: its inputs; slabs of them where the network is split, on all ranks.
 
         Raises:
             MemoryTooSmall: if ``memory`` is too small, with the smallest that suffices.
         """
         if method not in ("encode", "decode"):
             raise ValueError(f"method={method!r} should be 'encode' or 'decode'.")
-        path = getattr(self.autoencoder, f"{method}r")
-        return _needs(_Streamed(path, self).plan(*inputs))
+        return _needs(_Streamed(f"{method}r", self).plan(*map(_plain, inputs)))
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The ``forward`` of the autoencoder."""
@@ -191,17 +205,23 @@ class StreamedAutoencoder(nn.Module):
 
         Raises:
             RuntimeError: if a gradient is asked for.
+            ValueError: if the network has no weights yet.
         """
         tensors = [value for value in (*args, *kwargs.values()) if torch.is_tensor(value)]
-        _refuse_gradients(tensors, self.autoencoder)
+        company_of(self.autoencoder).alike(lambda: _refuse_calls(tensors, self.autoencoder))
         given = tensors[0].device if tensors else None
         if name.startswith("decode"):  # latents are small
             device = _device(self.autoencoder)
             args = (*(value.to(device) if torch.is_tensor(value) else value for value in args[:1]), *args[1:])
             moved = {key: value.to(device) for key, value in kwargs.items() if torch.is_tensor(value) and key != "seg"}
             kwargs = {**kwargs, **moved}
-        with torch.no_grad():
-            found = getattr(_view(self), name)(*args, **kwargs)
+        streams = {path: _Streamed(path, self) for path in _paths(self.autoencoder)}
+        view = twin_with_children(self.autoencoder, streams)
+        try:
+            with torch.no_grad():
+                found = getattr(view, name)(*args, **kwargs)
+        finally:
+            keep_changes(self.autoencoder, view, streams)
         return _on_device(found, given)
 
 
@@ -210,57 +230,76 @@ class _Streamed(nn.Module):
     Stands in the place of an encoder or a decoder.
 
     Args:
-        path: the encoder or decoder.
+        name: "encoder" or "decoder".
         owner: says how it is streamed.
     """
 
-    def __init__(self, path: nn.Module, owner: StreamedAutoencoder) -> None:
+    def __init__(self, name: str, owner: StreamedAutoencoder) -> None:
         super().__init__()
-        self.path = path
+        self.name = name
+        self.path = getattr(owner.autoencoder, name)
         self.owner = [owner]  # in a list, so that it is no child
 
     def plan(self, *inputs: torch.Tensor) -> Plan:
         """How the computation of these inputs fits into the memory."""
-        owner, x = self.owner[0], inputs[0]
-        spatial_dims = _spatial_dims(self.path)
-        if x.dim() != spatial_dims + 2:
-            raise ValueError(f"the input should have {spatial_dims + 2} axes, (B, C, sizes), got {list(x.shape)}.")
-        steps = VolumeSteps(owner.autoencoder, spatial_dims, len(inputs))
-        steps.add(0, self.path)
+        company, owner = company_of(self.path), self.owner[0]
+        with company.call(inputs):
+            slabs = company.slabs(inputs)
+            memory = company.memory(owner.memory, owner.storage is None)
+            return company.alike(lambda: self._plan(inputs, slabs, memory))
+
+    def _plan(self, inputs: Sequence[torch.Tensor], slabs: dict[str, Any], memory: int) -> Plan:
+        owner, spatial_dims = self.owner[0], inputs[0].dim() - 2
+        wanted = _spatial_dims(self.path) or max(1, spatial_dims)
+        if spatial_dims != wanted:
+            raise ValueError(
+                f"the input should have {wanted + 2} axes, (B, C, sizes), got {list(inputs[0].shape)}."
+            )
+        batches = [each.shape[0] for each in inputs]
+        if any(batch not in (1, batches[0]) for batch in batches):
+            raise ValueError(f"the inputs have batches of {batches}: they should be as long as the first, or 1.")
+        network = unsplit(owner.autoencoder)
+        steps = VolumeSteps(network, spatial_dims, len(inputs))
+        steps.add(0, getattr(network, self.name))
         sizes = [VolumeSize(each.shape[0], each.shape[1], tuple(each.shape[2:]), each.dtype) for each in inputs]
+        if slabs:
+            sizes = [each.of_length(slabs["axis"], cut.total) for each, cut in zip(sizes, slabs["cuts"])]
         with torch.no_grad():
-            measured = measure_steps(steps, sizes, _device(self.path))
-        return make_plan(measured, owner.memory, owner.storage is None)
+            measured = measure_steps(Sizes(steps, sizes, **slabs), _device(self.path))
+        return make_plan(measured, memory, owner.storage is None)
 
     def forward(self, x: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
-        """(B, C, sizes) to (B, C, other sizes), where volumes rest."""
-        owner, device = self.owner[0], _device(self.path)
-        inputs = [_plain(each) for each in (x, *others)]
+        """(B, C, sizes) to (B, C, other sizes), where volumes rest; slabs of both where the network is split."""
         if x.shape[0] == 0:
-            empty: torch.Tensor = self.path(*inputs)
+            empty: torch.Tensor = self.path(x, *others)
             return empty
-        plan = self.plan(*inputs)
-        needs = _needs(plan)
-        logger.info(f"{type(self.path).__name__} of {list(x.shape)}: {needs}")
-        storage = _storage(owner.storage, device)
-        storage.check_room(needs.storage)
-        with _progress(owner.progress, needs.parts, type(self.path).__name__) as bar:
-            return Run(plan, inputs, storage, device, self._layout(plan), bar.update).result()
+        company, owner, device = company_of(self.path), self.owner[0], _device(self.path)
+        given = (x, *others)
+        inputs = [_plain(each) for each in given]
+        with company.call(inputs):
+            plan = self.plan(*inputs)
+            needs = _needs(plan)
+            logger.info(f"{type(self.path).__name__} of {list(x.shape)}: {needs}")
+            storage, sample = company.alike(lambda: (_storage(owner.storage, device, needs), self._sample(plan, given)))
+            with _progress(owner.progress, needs.parts, type(self.path).__name__) as bar:
+                run = Run(plan, inputs, storage, device, layout_of(_plain(sample)), bar.update, company.ranks)
+                found = run.result()
+            company.know(plan.sizes.cuts[-1])
+        return _as(found, sample)
 
-    def _layout(self, plan: Plan) -> Layout:
-        """What is contiguous in the path's results: noise of their shape is drawn in that order."""
-        steps, inputs = plan.sizes.sized, plan.sizes.inputs
-        reaches = [op.reaches[0] for step in steps for op in step.step.operations if isinstance(op, Layer)]
-        length = 2 * math.prod(reach.down for reach in reaches)
-        device = _device(self.path)
-        few = []
-        for each in inputs:
-            shape = (min(each.batch, 2), each.channels, *(min(size, length) for size in each.sizes))
-            few.append(torch.zeros(shape, dtype=each.dtype, device=device))
+    def _sample(self, plan: Plan, given: Sequence[torch.Tensor]) -> torch.Tensor:
+        """What the path makes of a few positions: of the class, and laid out in memory, as the result is."""
+        reaches = [op.reaches for step in plan.sizes.sized for op in step.step.operations if isinstance(op, Layer)]
+        length = 2 * max([math.prod(reach.down for reach in axis) for axis in zip(*reaches)], default=1)
+        device, few = _device(self.path), []
+        for each, volume in zip(given, plan.sizes.inputs):
+            shape = (min(volume.batch, 2), volume.channels, *(min(size, length) for size in volume.sizes))
+            few.append(_as(torch.zeros(shape, dtype=each.dtype, device=device), each))
         try:
-            return layout_of(self.path(*few))
+            sample: torch.Tensor = getattr(unsplit(self.owner[0].autoencoder), self.name)(*few)
         except RuntimeError:  # too few for a large kernel: then the result is laid out as images are
-            return Layout.CHANNELS
+            return _as(torch.zeros(1, 1, *[1] * (given[0].dim() - 2)), given[0])
+        return sample
 
 
 class _NoBar:
@@ -303,33 +342,43 @@ def _paths(autoencoder: nn.Module) -> list[str]:
     return names
 
 
-def _view(streamed: StreamedAutoencoder) -> Any:
-    """A second autoencoder on the same modules, with streams in the place of the encoder and decoder."""
-    autoencoder = streamed.autoencoder
-    streams = {name: _Streamed(getattr(autoencoder, name), streamed) for name in _paths(autoencoder)}
-    return twin_with_children(autoencoder, streams)
-
-
-def _spatial_dims(path: nn.Module) -> int:
-    weights = [parameter.dim() - 2 for parameter in path.parameters() if parameter.dim() > 2]
-    return weights[0] if weights else 3
+def _spatial_dims(path: nn.Module) -> int | None:
+    """How many spatial axes a path's volumes have; None if its layers do not tell it."""
+    for module in path.modules():
+        for kinds in OF_SOME_AXES:
+            for dims, kind in enumerate(kinds, 1):
+                if isinstance(module, kind):
+                    return dims
+    return None
 
 
 def _device(module: nn.Module) -> torch.device:
     return next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
 
 
-def _storage(wanted: Any, device: torch.device) -> Storage:
+def _storage(wanted: Any, device: torch.device, needs: Needs) -> Storage:
+    """Where volumes rest, with room for them."""
     if wanted is None:
         return MemoryStorage(device)
     if wanted == "cpu":
         return MemoryStorage(torch.device("cpu"), pinned=device.type == "cuda")
-    return FolderStorage(wanted)
+    folder = FolderStorage(wanted)
+    folder.check_room(needs.storage)
+    return folder
 
 
 def _plain(x: torch.Tensor) -> torch.Tensor:
     """``x`` without the metadata that it may carry."""
     return x.as_subclass(torch.Tensor) if type(x) is not torch.Tensor else x
+
+
+def _as(x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """``x`` as a tensor of the class of ``other``, with its metadata."""
+    if type(other) is torch.Tensor:
+        return x
+    found = x.as_subclass(type(other))
+    found.__dict__.update(other.__dict__)
+    return found
 
 
 def _on_device(found: Any, device: torch.device | None) -> Any:
@@ -338,11 +387,17 @@ def _on_device(found: Any, device: torch.device | None) -> Any:
     return found.to(device) if torch.is_tensor(found) and device is not None else found
 
 
-def _refuse_gradients(tensors: list[torch.Tensor], autoencoder: nn.Module) -> None:
+def _refuse_calls(tensors: list[torch.Tensor], autoencoder: nn.Module) -> None:
     """
     Raises:
+        ValueError: if the network has no weights yet.
         RuntimeError: if a gradient would be lost.
     """
+    if _device(autoencoder).type == "meta":
+        raise ValueError(
+            f"{type(autoencoder).__name__} has no weights yet, it is on the meta device: call to_empty(device=...) and "
+            "load a checkpoint first."
+        )
     if not torch.is_grad_enabled():
         return
     learns = autoencoder.training and any(parameter.requires_grad for parameter in autoencoder.parameters())

@@ -26,12 +26,12 @@ import torch.nn as nn
 from parameterized import parameterized
 
 from monai.bundle import ConfigParser
+from monai.data import MetaTensor
 from monai.inferers import LatentDiffusionInferer
 from monai.networks.nets import AutoencoderKL, DiffusionModelUNet
 from monai.networks.nets.spade_autoencoderkl import SPADEAutoencoderKL
 from monai.networks.schedulers import DDIMScheduler
 from monai.networks.volumes import Reach, StreamedAutoencoder
-from monai.networks.volumes.split_layers import SplitLayer, split_module
 from monai.networks.volumes.stream_plan import MemoryTooSmall
 from tests.live_bytes import LiveBytes
 from tests.networks.volumes.autoencoders import AUTOENCODERS, images, latents, made
@@ -350,12 +350,87 @@ class TestStreamedAutoencoder(unittest.TestCase):
         latent, *_ = latents("kl", network, SIZES[2])
         self.assertLess(largest_difference(self.streamed(network, 10**5).decode(latent), network.decode(latent)), 1e-12)
 
-    def test_split_networks_are_refused(self) -> None:
+    def test_parts_that_see_padding_alone(self) -> None:
+        network = made("kl_plain", 2)
+        network.decoder.blocks.insert(0, nn.Conv2d(3, 3, 3, padding=4).double())
+        latent, *_ = latents("kl_plain", network, SIZES[2])
+        streamed = self.streamed(network)
+        streamed.memory = smallest_memory(streamed, "decode", latent)
+        self.assertLess(largest_difference(streamed.decode(latent), network.decode(latent)), 1e-12)
+
+    @parameterized.expand([(1,), (2,), (3,)])
+    def test_paths_without_convolutions(self, spatial_dims: int) -> None:
+        class Plain(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.decoder = nn.Sequential(nn.GroupNorm(2, 4), nn.SiLU(), nn.Upsample(scale_factor=2))
+
+            def decode(self, z: torch.Tensor) -> torch.Tensor:
+                found: torch.Tensor = self.decoder(z)
+                return found
+
+        network, latent = Plain().double().eval(), torch.randn(1, 4, *[5] * spatial_dims, dtype=torch.float64)
+        streamed = self.streamed(network)
+        streamed.memory = smallest_memory(streamed, "decode", latent)
+        self.assertLess(largest_difference(streamed.decode(latent), network.decode(latent)), 1e-12)
+
+    def test_residual_blocks_that_change_the_size_are_refused(self) -> None:
+        network = made("kl_plain", 2)
+        network.decoder.blocks[1].conv2.conv.padding = (0, 0)
+        latent, *_ = latents("kl_plain", network, SIZES[2])
+        with self.assertRaises(RuntimeError):
+            network.decode(latent)
+        with self.assertRaisesRegex(ValueError, "adds 5 x 4 positions to 3 x 2"):
+            self.streamed(network).decode(latent)
+
+    def test_one_segmentation_for_all_images(self) -> None:
+        network = made("spade", 2)
+        latent, segmentation = latents("spade", network, SIZES[2])
+        streamed = self.streamed(network, 10**5)
+        found = streamed.decode(latent, segmentation[:1])
+        self.assertLess(largest_difference(found, network.decode(latent, segmentation[:1])), 1e-12)
+        with self.assertRaisesRegex(ValueError, r"batches of \[1, 2\]"):
+            streamed.decode(latent[:1], segmentation)
+
+    @parameterized.expand([("decode",), ("encode",), ("reconstruct",)])
+    def test_metadata_stays(self, method: str) -> None:
+        network = made("spade" if method == "decode" else "kl", 2)
+        image, *others = images("spade" if method == "decode" else "kl", SIZES[2])
+        given = latents("spade", network, SIZES[2])[0] if method == "decode" else image
+        given = MetaTensor(given, affine=2 * torch.eye(4, dtype=torch.float64), meta={"name": "a"})
+        with torch.no_grad():
+            whole = getattr(network, method)(given, *others)
+        found = getattr(self.streamed(network, 10**5), method)(given, *others)
+        for one, other in zip(*(each if isinstance(each, tuple) else (each,) for each in (found, whole))):
+            self.assertIs(type(one), type(other))
+            self.assertEqual(one.meta["name"], "a")
+            self.assertTrue(torch.equal(one.affine, other.affine))
+            self.assertLess(largest_difference(one, other), 1e-12)
+
+    def test_networks_without_weights(self) -> None:
+        with torch.device("meta"):
+            network = AUTOENCODERS["kl"](2)
+        with self.assertRaisesRegex(ValueError, "no weights yet.*to_empty"):
+            self.streamed(network.eval()).decode(torch.zeros(1, 3, 4, 4))
+
+    def test_outputs_have_no_gradient(self) -> None:
         network = made("kl", 2)
-        convolution = network.decoder.blocks[0].conv
-        split_module(convolution, SplitLayer, unittest.mock.Mock(), "a layer", split_reach=Reach(1, 1))
-        with self.assertRaisesRegex(TypeError, r"decoder.blocks.0.conv \(SplitLayerConv2d\)"):
-            self.streamed(network)
+        latent, *_ = latents("kl", network, SIZES[2])
+        found = self.streamed(network).decode(latent)
+        with self.assertRaisesRegex(RuntimeError, "does not require grad"):
+            found.sum().backward()
+
+    @parameterized.expand([("cpu",), (None,)])
+    def test_attention_in_thin_slabs_stays_within_the_memory(self, storage: str | None) -> None:
+        torch.manual_seed(0)
+        options: dict[str, Any] = {"num_res_blocks": 1, "attention_levels": (False, True), "norm_num_groups": 4}
+        network = AutoencoderKL(2, channels=(8, 8), **options).eval()
+        latent = torch.randn(1, 3, 14, 11)
+        streamed = self.streamed(network, storage="folder" if storage else None)
+        streamed.memory = smallest_memory(streamed, "decode", latent)
+        with LiveBytes("aten.from_file") as live:
+            streamed.decode(latent)
+        self.assertLessEqual(live.most, streamed.memory)
 
     def test_hooks_that_compute_weights(self) -> None:
         network = made("kl", 2)
@@ -496,6 +571,25 @@ class TestInPlaceOfTheAutoencoder(unittest.TestCase):
         streamed.memory = 1
         with self.assertRaises(MemoryTooSmall):
             streamed.decode_twice(latent)
+
+    def test_what_a_method_sets_stays(self) -> None:
+        class Counting(AutoencoderKL):
+            def decode(self, z: torch.Tensor) -> torch.Tensor:
+                self.calls = getattr(self, "calls", 0) + 1
+                self.last = nn.Identity()
+                self.__dict__.pop("fresh", None)
+                return super().decode(z)
+
+        network = made("kl", 2)
+        network.__class__, network.fresh = Counting, True
+        latent, *_ = latents("kl", network, SIZES[2])
+        decoder, streamed = network.decoder, StreamedAutoencoder(network, 10**6)
+        streamed.decode(latent)
+        streamed.decode(latent)
+        self.assertEqual((network.calls, streamed.calls), (2, 2))
+        self.assertIsInstance(network.last, nn.Identity)
+        self.assertFalse(hasattr(network, "fresh"))
+        self.assertIs(network.decoder, decoder)
 
     def test_a_bundle_names_it(self) -> None:
         config = {
