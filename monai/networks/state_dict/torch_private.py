@@ -59,7 +59,8 @@ from __future__ import annotations
 import functools
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
 import torch
@@ -83,7 +84,6 @@ __all__ = [
     "is_plain",
     "is_transformed",
     "is_watched",
-    "keep_changes",
     "loads_in_its_own_way",
     "metadata_of",
     "not_compiled",
@@ -93,8 +93,8 @@ __all__ = [
     "runs_backward",
     "saves_through_hooks",
     "timeout_of",
+    "twin_for_a_while",
     "twin_of_class",
-    "twin_with_children",
     "with_metadata",
 ]
 
@@ -140,29 +140,30 @@ def own_module(module: nn.Module, name: str) -> nn.Module | None:
     return module._modules[name]
 
 
-def twin_with_children(module: Any, children: Mapping[str, nn.Module]) -> Any:
-    """A second module of the same class, with the same tensors and attributes, and some other children."""
+@contextmanager
+def twin_for_a_while(module: Any, children: Mapping[str, nn.Module]) -> Iterator[Any]:
+    """
+    A second module of the same class, with the same tensors and attributes, and some other children. What is set on it,
+    or taken from it, while the context is open is set on the module in the end.
+    """
     twin = object.__new__(type(module))
     twin.__dict__ = {**module.__dict__, "_modules": {**module._modules, **children}}
-    return twin
+    attributes, modules = dict(twin.__dict__), dict(twin._modules)
+    own = {id(child): module._modules[name] for name, child in children.items()}
+    try:
+        yield twin
+    finally:
+        _carry_over(attributes, twin.__dict__, module.__dict__, own)
+        _carry_over(modules, twin._modules, module._modules, own)
 
 
-def keep_changes(module: Any, twin: Any, children: Mapping[str, nn.Module]) -> None:
-    """
-    Give a module what was set on, and taken from, its twin.
-
-    Args:
-        module: the module.
-        twin: what :func:`twin_with_children` made of it.
-        children: the children that are the twin's alone.
-    """
-    mine, others = module.__dict__, twin.__dict__
-    for name in [name for name in mine if name not in others]:
-        del mine[name]
-    mine.update({name: value for name, value in others.items() if name != "_modules"})
-    for name in [name for name in module._modules if name not in twin._modules]:
-        del module._modules[name]
-    module._modules.update({name: child for name, child in twin._modules.items() if child is not children.get(name)})
+def _carry_over(before: dict[str, Any], after: dict[str, Any], target: dict[str, Any], own: Mapping[int, Any]) -> None:
+    """Change ``target`` as ``before`` was changed to ``after``, with the module's own children for the twin's."""
+    for name in before.keys() - after.keys():
+        target.pop(name, None)
+    for name, value in after.items():
+        if name not in before or value is not before[name]:
+            target[name] = own.get(id(value), value)
 
 
 def twin_of_class(

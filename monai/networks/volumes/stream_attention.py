@@ -81,9 +81,7 @@ def attend_in_slabs(
         yield place, attended(read(place))
 
 
-def _of_all(
-    slabs: Iterator[tuple[torch.Tensor, torch.Tensor]], number: int
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _of_all(slabs: Iterator[tuple[torch.Tensor, torch.Tensor]], number: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Keys and values of all ``number`` positions, (B, heads, N, C), of those of slabs: never twice on the device."""
     whole: tuple[torch.Tensor, ...] = ()
     begin = 0

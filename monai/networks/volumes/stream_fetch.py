@@ -57,9 +57,7 @@ class Fetch:
             yield sent
 
 
-def make_fetch(
-    volume: VolumeSize, axis: int, slabs: Sequence[Span], held: Sequence[Span], memory: int
-) -> Fetch | None:
+def make_fetch(volume: VolumeSize, axis: int, slabs: Sequence[Span], held: Sequence[Span], memory: int) -> Fetch | None:
     """
     Choose in which parts ranks get what they read of the slabs of others.
 

@@ -160,9 +160,7 @@ def over_ranks(statistics: Statistics, ranks: Ranks, counts: Sequence[int]) -> S
     return total
 
 
-def fetch(
-    plan: Fetch, resting: Resting, held: Span, storage: Storage, transfers: Transfers, ranks: Ranks
-) -> None:
+def fetch(plan: Fetch, resting: Resting, held: Span, storage: Storage, transfers: Transfers, ranks: Ranks) -> None:
     """
     Get what this rank reads of the slabs of others, and let it rest beside its own.
 

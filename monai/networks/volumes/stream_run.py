@@ -32,7 +32,6 @@ from monai.networks.blocks.volume_steps import (
     Pointwise,
     Resize,
     Step,
-    VolumeSteps,
     overwrites,
 )
 from monai.networks.volumes.exchange import Ranks

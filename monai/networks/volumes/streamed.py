@@ -26,17 +26,12 @@ import torch.nn as nn
 
 from monai.networks.blocks.reach import BATCH_NORMS, CONVOLUTIONS, INSTANCE_NORMS, POOLS, TRANSPOSED_CONVOLUTIONS
 from monai.networks.blocks.volume_steps import Layer, VolumeSteps
-from monai.networks.state_dict.torch_private import (
-    inside_of_compiled,
-    keep_changes,
-    own_module,
-    twin_with_children,
-)
+from monai.networks.state_dict.torch_private import inside_of_compiled, own_module, twin_for_a_while
 from monai.networks.volumes.stream_plan import Plan, make_plan
 from monai.networks.volumes.stream_ranks import company_of, unsplit
 from monai.networks.volumes.stream_run import Run, measure_steps
 from monai.networks.volumes.stream_sizes import Sizes, VolumeSize
-from monai.networks.volumes.stream_storage import FolderStorage, Layout, MemoryStorage, Storage, layout_of
+from monai.networks.volumes.stream_storage import FolderStorage, MemoryStorage, Storage, layout_of
 from monai.utils import optional_import
 
 __all__ = ["Needs", "StreamedAutoencoder"]
@@ -216,12 +211,8 @@ class StreamedAutoencoder(nn.Module):
             moved = {key: value.to(device) for key, value in kwargs.items() if torch.is_tensor(value) and key != "seg"}
             kwargs = {**kwargs, **moved}
         streams = {path: _Streamed(path, self) for path in _paths(self.autoencoder)}
-        view = twin_with_children(self.autoencoder, streams)
-        try:
-            with torch.no_grad():
-                found = getattr(view, name)(*args, **kwargs)
-        finally:
-            keep_changes(self.autoencoder, view, streams)
+        with twin_for_a_while(self.autoencoder, streams) as view, torch.no_grad():
+            found = getattr(view, name)(*args, **kwargs)
         return _on_device(found, given)
 
 
@@ -252,9 +243,7 @@ class _Streamed(nn.Module):
         owner, spatial_dims = self.owner[0], inputs[0].dim() - 2
         wanted = _spatial_dims(self.path) or max(1, spatial_dims)
         if spatial_dims != wanted:
-            raise ValueError(
-                f"the input should have {wanted + 2} axes, (B, C, sizes), got {list(inputs[0].shape)}."
-            )
+            raise ValueError(f"the input should have {wanted + 2} axes, (B, C, sizes), got {list(inputs[0].shape)}.")
         batches = [each.shape[0] for each in inputs]
         if any(batch not in (1, batches[0]) for batch in batches):
             raise ValueError(f"the inputs have batches of {batches}: they should be as long as the first, or 1.")
