@@ -86,7 +86,7 @@ def class_before_split(module: nn.Module) -> type[nn.Module]:
     kind = type(module)
     if not isinstance(module, Split):
         return kind
-    if _classes.get(kind.__bases__) is not kind:  # type: ignore[call-overload]
+    if _classes.get(kind.__bases__) is not kind:  # type: ignore[arg-type]
         raise TypeError(
             f"{module.split_name} ({kind.__name__}) was changed after split_volume(): change it before, as by a "
             "parametrization."

@@ -75,7 +75,8 @@ def attend_in_slabs(
     def attended(slab: torch.Tensor) -> torch.Tensor:
         tokens, (queries, *_) = projected(slab)
         found = block.attn.attend(tokens, queries, keys, values, None)
-        return found.transpose(1, 2).reshape(slab.shape) + slab
+        out: torch.Tensor = found.transpose(1, 2).reshape(slab.shape) + slab
+        return out
 
     for place in _slabs(result, length):
         yield place, attended(read(place))

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from monai.networks.blocks.volume_statistics import type_of_statistics
 from monai.networks.blocks.volume_steps import Attend
@@ -267,6 +268,7 @@ def _largest_parts_of_attention(step: SizedStep, memory: int) -> tuple[tuple[int
 
 def _keys_and_values(operation: Attend, volume: VolumeSize) -> int:
     """How many bytes the keys and values of a volume take, with their copies in the type of the attention."""
-    dtype = operation.module.attn.attention_dtype  # type: ignore[union-attr]
+    block: Any = operation.module
+    dtype = block.attn.attention_dtype
     cast = 0 if dtype in (None, volume.dtype) else dtype.itemsize / volume.dtype.itemsize
     return math.ceil(ATTENTION_IN_PARTS * volume.bytes * (1 + cast))

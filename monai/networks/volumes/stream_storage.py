@@ -18,9 +18,10 @@ import os
 import shutil
 import tempfile
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -172,7 +173,7 @@ class Transfers:
         lengths = [part.shape[dim] for part in parts]
         shape = (*parts[0].shape[:dim], sum(lengths), *parts[0].shape[dim + 1 :])
         aside = self.stream is not None and parts[0].device != self.device
-        context: AbstractContextManager = torch.cuda.stream(self.stream) if aside else nullcontext()
+        context: Any = torch.cuda.stream(self.stream) if aside else nullcontext()
         with context:
             whole = torch.empty(shape, dtype=parts[0].dtype, device=self.device)
             for target, part in zip(whole.split(lengths, dim), parts):
