@@ -164,7 +164,8 @@ def measure_maisi(task: MaisiTask, plan: Plan, processes: Processes, clock: str 
         BenchmarkError: if a split volume fails.
         RefereeError: if another one does.
     """
-    rows, whole = [], None
+    rows: list[MaisiRow] = []
+    whole: Any = None
     for way in (way for way in WAYS if way in plan.ways):
         print(f"{task.scheduler} {task.size}^3 {WAYS[way]}", file=sys.stderr, flush=True)
         latent = whole.latent if whole is not None and way in DECODES_OF_THE_WHOLE else None

@@ -231,8 +231,8 @@ def _noisy_step(
 ) -> torch.Tensor:
     """A step that draws noise of the size that it sees: of a slab, another noise than one process draws."""
     if volume is None:
-        return scheduler.step(predicted, time, latent, generator=generator)[0]
-    whole = scheduler.step(volume.gather(predicted), time, volume.gather(latent), generator=generator)[0]
+        return scheduler.step(predicted, int(time), latent, generator=generator)[0]
+    whole = scheduler.step(volume.gather(predicted), int(time), volume.gather(latent), generator=generator)[0]
     slab: torch.Tensor = volume.scatter(whole)
     return slab
 
@@ -247,7 +247,7 @@ def _scheduler(task: MaisiTask) -> Any:
             sample_method="uniform",
             scale=1.4,
         )
-    options = {"beta_start": 0.0015, "beta_end": 0.0195}
+    options: dict[str, Any] = {"beta_start": 0.0015, "beta_end": 0.0195}
     return DDPMScheduler(num_train_timesteps=1000, schedule="scaled_linear_beta", clip_sample=False, **options)
 
 

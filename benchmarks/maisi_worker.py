@@ -25,7 +25,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-import torch.nn as nn
 
 import monai
 from benchmarks.maisi_model import MaisiTask, autoencoder, drawn_latent, inputs, networks, sample
@@ -143,7 +142,7 @@ def costs_of(call: Callable[[], torch.Tensor], timed: int, watched: bool) -> tup
         watched: whether memory is watched, in one more run, whose time counts if it is the only one.
     """
     seconds: dict[str, float] = {}
-    found = []
+    found: list[Any] = []
 
     def run() -> None:
         found[:] = []  # what the run before made is freed first
@@ -169,8 +168,9 @@ def window(latent: torch.Tensor) -> list[int]:
     return [max(1, round(share * size)) for share, size in zip(WINDOW, latent.shape[2:])]
 
 
-def _windows(net: nn.Module, latent: torch.Tensor) -> torch.Tensor:
+def _windows(net: Any, latent: torch.Tensor) -> torch.Tensor:
     """The decode of NV-Generate-CTMR."""
     inferer = SlidingWindowInferer(window(latent), sw_batch_size=1, overlap=OVERLAP, mode="gaussian")
-    found: torch.Tensor = inferer(latent, net.decode_stage_2_outputs)
+    found = inferer(latent, net.decode_stage_2_outputs)
+    assert isinstance(found, torch.Tensor)
     return found

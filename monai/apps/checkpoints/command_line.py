@@ -236,9 +236,8 @@ def _add_weights(parser: argparse.ArgumentParser) -> None:
     add("--weights", choices=("ema", "raw"), help="a moving average of the weights, or those of the last step")
     add("--source", choices=[source.name for source in SOURCES], help="who wrote FILE, if its keys do not tell")
     add("--source-config", metavar="JSON", help="what it saved beside (default: config.json in the folder of FILE)")
-    pattern = {"nargs": "+", "default": (), "metavar": "PATTERN"}
-    add("--allow", help="parameters of the network that may stay as they are, as 'head.*'", **pattern)
-    add("--ignore", help="tensors of FILE that are not wanted", **pattern)
+    for flag, what in (("--allow", "parameters that may stay as they are"), ("--ignore", "unwanted tensors of FILE")):
+        add(flag, nargs="+", default=(), metavar="PATTERN", help=f"{what}, as 'head.*'")
     resample = "position embeddings to another grid, patches to another size"
     add("--resample", choices=("position", "patch"), nargs="+", default=(), help=resample)
     add("--grid", type=_positive, nargs="+", metavar="N", help="grid of FILE's position embeddings")

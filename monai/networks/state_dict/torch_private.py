@@ -169,7 +169,7 @@ def _carry_over(before: dict[str, Any], after: dict[str, Any], target: dict[str,
 def twin_of_class(
     module: nn.Module, cls: type[nn.Module], children: Mapping[str, nn.Module], unhooked: Callable[[Callable], bool]
 ) -> nn.Module:
-    """A second module, of the class ``cls``, with the same tensors, attributes and hooks, but for those ``unhooked``."""
+    """A second module, of the class ``cls``, with the same tensors, attributes and hooks but those ``unhooked``."""
     twin: nn.Module = object.__new__(cls)
     twin.__dict__ = {**module.__dict__, "_modules": {name: children.get(name) for name in module._modules}}
     for name in ("_forward_pre_hooks", "_forward_hooks"):

@@ -121,8 +121,8 @@ def _steps(source: Surrounded, reach: Reach, begin: int, end: int, pads: bool) -
 
 def _part(call: Call, source: Surrounded, reach: Reach, begin: int, end: int) -> torch.Tensor:
     """Some outputs of any layer: those that it makes of what lies beyond the part are left out."""
-    out = call(source.cut(*reach.needed(begin, end, source.total)))
-    return out.narrow(source.dim, reach.skipped(begin), end - begin)
+    first, last = reach.needed(begin, end, source.total)
+    return call(source.cut(first, last)).narrow(source.dim, reach.skipped(begin, first), end - begin)
 
 
 def _window(call: Call, source: Surrounded, begin: int, end: int, core: _Core) -> torch.Tensor:

@@ -270,5 +270,5 @@ def _keys_and_values(operation: Attend, volume: VolumeSize) -> int:
     """How many bytes the keys and values of a volume take, with their copies in the type of the attention."""
     block: Any = operation.module
     dtype = block.attn.attention_dtype
-    cast = 0 if dtype in (None, volume.dtype) else dtype.itemsize / volume.dtype.itemsize
+    cast: float = 0 if dtype in (None, volume.dtype) else dtype.itemsize / volume.dtype.itemsize
     return math.ceil(ATTENTION_IN_PARTS * volume.bytes * (1 + cast))
