@@ -32,9 +32,16 @@ Given the network, the file's state dict and its configuration (empty where ther
 the network would compute in another way than the package that wrote the file.
 """
 
+Adapt = Callable[[Journal, Mapping[str, Any]], None]
+"""Given the tensors of a file and its configuration, does what only the configuration says, before the rules."""
+
 
 def _nothing(net: nn.Module, state: Mapping[str, Any], config: Mapping[str, Any]) -> Iterable[str]:
     return ()
+
+
+def _as_they_are(journal: Journal, config: Mapping[str, Any]) -> None:
+    """The configuration says nothing about how tensors are to be read."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,7 @@ class Source:
             file to those that a network of this package with the same number of dimensions and the same sizes has.
         refusals: patterns of keys of what no network here computes, each with the reason and the remedy.
         check: see :data:`Check`.
+        adapt: see :data:`Adapt`.
         reversible: whether the way back gives what the package loads.
     """
 
@@ -61,6 +69,7 @@ class Source:
     rules: Mapping[str, tuple[Rule, ...]]
     refusals: tuple[tuple[str, str], ...] = ()
     check: Check = field(default=_nothing)
+    adapt: Adapt = field(default=_as_they_are)
     reversible: bool = True
 
     def evidence(self, keys: Iterable[str]) -> str | None:
@@ -102,6 +111,7 @@ def translate(
         problems += source.check(net, journal, config or {})
     if not problems:
         try:
+            source.adapt(journal, config or {})
             _apply(net, journal, source, prefix)
         except Misfit as error:
             problems.append(str(error))
