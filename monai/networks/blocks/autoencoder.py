@@ -141,7 +141,12 @@ class LayerBuilder(ABC):
 
 
 def encoder_blocks(
-    layers: LayerBuilder, in_channels: int, out_channels: int, levels: Sequence[Level], nonlocal_attention: bool
+    layers: LayerBuilder,
+    in_channels: int,
+    out_channels: int,
+    levels: Sequence[Level],
+    nonlocal_attention: bool,
+    out_activation: bool = False,
 ) -> list[nn.Module]:
     """
     Lay out an encoder: an image becomes a latent, each level after the first at half the size.
@@ -152,6 +157,7 @@ def encoder_blocks(
         out_channels: number of the latent's channels.
         levels: the levels, from the image to the latent.
         nonlocal_attention: whether attention between two residual blocks follows at the end.
+        out_activation: whether a SiLU comes before the last convolution.
     """
     width = levels[0].channels
     blocks = [layers.conv(in_channels, width)]
@@ -160,11 +166,16 @@ def encoder_blocks(
         blocks += _level_blocks(layers, width, level)
         width = level.channels
     blocks += _middle_blocks(layers, width) if nonlocal_attention else []
-    return [*blocks, layers.norm(width), layers.conv(width, out_channels)]
+    return [*blocks, *_last_blocks(layers, width, out_channels, out_activation)]
 
 
 def decoder_blocks(
-    layers: LayerBuilder, in_channels: int, out_channels: int, levels: Sequence[Level], nonlocal_attention: bool
+    layers: LayerBuilder,
+    in_channels: int,
+    out_channels: int,
+    levels: Sequence[Level],
+    nonlocal_attention: bool,
+    out_activation: bool = False,
 ) -> list[nn.Module]:
     """
     Lay out a decoder: a latent becomes an image. The levels come in the encoder's order, from the image to the latent.
@@ -175,6 +186,7 @@ def decoder_blocks(
         out_channels: number of the image's channels.
         levels: the levels, from the image to the latent.
         nonlocal_attention: whether it begins with attention between two residual blocks.
+        out_activation: whether a SiLU comes before the last convolution.
     """
     width = levels[-1].channels
     blocks = [layers.conv(in_channels, width)]
@@ -183,7 +195,7 @@ def decoder_blocks(
         blocks += [layers.upsample(width)] if number else []
         blocks += _level_blocks(layers, width, level)
         width = level.channels
-    return [*blocks, layers.norm(width), layers.conv(width, out_channels)]
+    return [*blocks, *_last_blocks(layers, width, out_channels, out_activation)]
 
 
 def _level_blocks(layers: LayerBuilder, in_channels: int, level: Level) -> list[nn.Module]:
@@ -193,6 +205,10 @@ def _level_blocks(layers: LayerBuilder, in_channels: int, level: Level) -> list[
         if level.attention:
             blocks.append(layers.attention_block(level.channels))
     return blocks
+
+
+def _last_blocks(layers: LayerBuilder, width: int, out_channels: int, activation: bool) -> list[nn.Module]:
+    return [layers.norm(width), *([nn.SiLU()] if activation else []), layers.conv(width, out_channels)]
 
 
 def _middle_blocks(layers: LayerBuilder, channels: int) -> list[nn.Module]:

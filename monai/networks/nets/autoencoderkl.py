@@ -223,6 +223,7 @@ class Encoder(Cascade):
         use_combined_linear: whether one linear computes q, k and v. Defaults to False.
         use_flash_attention: accepted; the fused kernel is used either way. Defaults to False.
         use_proj_attn: whether attention ends in an output projection; None (the default) follows ``include_fc``.
+        out_activation: whether a SiLU comes before the last convolution. Defaults to False.
 
     Raises:
         ValueError: see :func:`resolve_levels`.
@@ -243,6 +244,7 @@ class Encoder(Cascade):
         use_combined_linear: bool = False,
         use_flash_attention: bool = False,
         use_proj_attn: bool | None = None,
+        out_activation: bool = False,
     ) -> None:
         attention = AttentionOptions(
             include_fc=include_fc,
@@ -252,7 +254,7 @@ class Encoder(Cascade):
         )
         layers = _Layers(spatial_dims, norm_num_groups, norm_eps, attention)
         levels = resolve_levels(channels, num_res_blocks, attention_levels, norm_num_groups)
-        super().__init__(encoder_blocks(layers, in_channels, out_channels, levels, with_nonlocal_attn))
+        super().__init__(encoder_blocks(layers, in_channels, out_channels, levels, with_nonlocal_attn, out_activation))
         self.spatial_dims, self.in_channels, self.out_channels = spatial_dims, in_channels, out_channels
         self.channels, self.num_res_blocks, self.attention_levels = channels, num_res_blocks, attention_levels
         self.norm_num_groups, self.norm_eps = norm_num_groups, norm_eps
@@ -289,6 +291,7 @@ class Decoder(Cascade):
         use_combined_linear: bool = False,
         use_flash_attention: bool = False,
         use_proj_attn: bool | None = None,
+        out_activation: bool = False,
     ) -> None:
         attention = AttentionOptions(
             include_fc=include_fc,
@@ -298,7 +301,7 @@ class Decoder(Cascade):
         )
         layers = _Layers(spatial_dims, norm_num_groups, norm_eps, attention, use_convtranspose)
         levels = resolve_levels(channels, num_res_blocks, attention_levels, norm_num_groups)
-        super().__init__(decoder_blocks(layers, in_channels, out_channels, levels, with_nonlocal_attn))
+        super().__init__(decoder_blocks(layers, in_channels, out_channels, levels, with_nonlocal_attn, out_activation))
         self.spatial_dims, self.in_channels, self.out_channels = spatial_dims, in_channels, out_channels
         self.channels, self.num_res_blocks, self.attention_levels = channels, num_res_blocks, attention_levels
         self.norm_num_groups, self.norm_eps = norm_num_groups, norm_eps
@@ -332,6 +335,9 @@ class AutoencoderKL(GaussianLatent):
         use_combined_linear: whether one linear computes q, k and v. Defaults to False.
         use_flash_attention: accepted; the fused kernel is used either way. Defaults to False.
         use_proj_attn: whether attention ends in an output projection; None (the default) follows ``include_fc``.
+        as_in_latent_diffusion: whether the network is built as that of latent diffusion, and so of diffusers: a SiLU
+            comes before the last convolutions of encoder and decoder, the encoder makes twice as many features as the
+            latent has channels, and the decoder has one residual block more at each level. Defaults to False.
 
     Raises:
         ValueError: if ``channels`` are not multiples of ``norm_num_groups``, or differ in number from
@@ -366,15 +372,18 @@ class AutoencoderKL(GaussianLatent):
         use_combined_linear: bool = False,
         use_flash_attention: bool = False,
         use_proj_attn: bool | None = None,
+        as_in_latent_diffusion: bool = False,
     ) -> None:
         resolve_levels(channels, num_res_blocks, attention_levels, norm_num_groups)
         if isinstance(num_res_blocks, int):
             num_res_blocks = ensure_tuple_rep(num_res_blocks, len(channels))
+        features = latent_channels * (2 if as_in_latent_diffusion else 1)
+        last = {"out_activation": True} if as_in_latent_diffusion else {}  # a subclass of old may not know it
         encoder = Encoder(
             spatial_dims=spatial_dims,
             in_channels=in_channels,
             channels=channels,
-            out_channels=latent_channels,
+            out_channels=features,
             num_res_blocks=num_res_blocks,
             norm_num_groups=norm_num_groups,
             norm_eps=norm_eps,
@@ -384,13 +393,14 @@ class AutoencoderKL(GaussianLatent):
             use_combined_linear=use_combined_linear,
             use_flash_attention=use_flash_attention,
             **projection_argument(use_proj_attn),
+            **last,
         )
         decoder = Decoder(
             spatial_dims=spatial_dims,
             channels=channels,
             in_channels=latent_channels,
             out_channels=out_channels,
-            num_res_blocks=num_res_blocks,
+            num_res_blocks=[blocks + 1 for blocks in num_res_blocks] if as_in_latent_diffusion else num_res_blocks,
             norm_num_groups=norm_num_groups,
             norm_eps=norm_eps,
             attention_levels=attention_levels,
@@ -400,8 +410,10 @@ class AutoencoderKL(GaussianLatent):
             use_combined_linear=use_combined_linear,
             use_flash_attention=use_flash_attention,
             **projection_argument(use_proj_attn),
+            **last,
         )
-        convolutions = [_convolution(spatial_dims, latent_channels, latent_channels, kernel_size=1) for _ in range(3)]
+        widths = features, features, latent_channels
+        convolutions = [_convolution(spatial_dims, width, latent_channels, kernel_size=1) for width in widths]
         super().__init__(encoder, decoder, convolutions, latent_channels)
         self.use_checkpoint = use_checkpoint
 

@@ -289,6 +289,8 @@ class DiffusionModelUNet(DiffusionUNetBackbone):
         use_flash_attention: accepted; the fused kernel is used either way. Defaults to False.
         use_proj_attn: whether self and cross attention have an output projection. None (the default) leaves the choice
             to ``include_fc`` for self attention and means True for cross attention.
+        transformer_norm_eps: what the norms in front of the transformers add to the variance; ``norm_eps`` unless
+            given. Stable Diffusion has 1e-6 there, and 1e-5 elsewhere.
 
     Raises:
         ValueError: if the arguments contradict each other.
@@ -324,6 +326,7 @@ class DiffusionModelUNet(DiffusionUNetBackbone):
         use_combined_linear: bool = False,
         use_flash_attention: bool = False,
         use_proj_attn: bool | None = None,
+        transformer_norm_eps: float | None = None,
     ) -> None:
         plan = NetworkPlan(
             "DiffusionModelUNet",
@@ -350,6 +353,10 @@ class DiffusionModelUNet(DiffusionUNetBackbone):
         super().__init__(plan, Convolution)
         builders = get_down_block, get_mid_block, get_up_block
         self._add_stages(plan, out_channels, 4 * channels[0], builders, Convolution)
+        if transformer_norm_eps is not None:
+            for module in self.modules():
+                if isinstance(module, SpatialTransformer):
+                    module.norm.eps = transformer_norm_eps
 
     def forward(
         self,

@@ -109,7 +109,23 @@ class TestAutoencoderKL(unittest.TestCase):
         grads = [[p.grad for p in net.parameters()] for net in (plain, again)]
         self.assertEqual(max_difference(*grads), 0.0)
 
-    @parameterized.expand([({},), ({"use_checkpoint": True, "use_proj_attn": False},), ({"use_convtranspose": True},)])
+    def test_as_in_latent_diffusion(self):
+        net = network(as_in_latent_diffusion=True)
+        for half, blocks in ((net.encoder, 1), (net.decoder, 2)):
+            self.assertIsInstance(half.blocks[-2], nn.SiLU)
+            self.assertEqual(set(half.num_res_blocks), {blocks})
+        mean, deviation = net.encode(image(net))
+        self.assertEqual((net.quant_conv_mu.conv.in_channels, mean.shape[1], deviation.shape[1]), (8, 4, 4))
+        self.assertEqual(net.decode(mean).shape, image(net).shape)
+
+    @parameterized.expand(
+        [
+            ({},),
+            ({"use_checkpoint": True, "use_proj_attn": False},),
+            ({"use_convtranspose": True},),
+            ({"as_in_latent_diffusion": True},),
+        ]
+    )
     def test_scripted_methods(self, kwargs):
         net = network(**kwargs)
         x = image(net)

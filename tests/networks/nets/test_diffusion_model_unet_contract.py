@@ -17,6 +17,7 @@ import torch
 from parameterized import parameterized
 
 from monai.networks.blocks import CrossAttentionBlock, SABlock
+from monai.networks.blocks.diffusion.transformer import SpatialTransformer
 from monai.networks.nets.diffusion_model_unet import (
     DiffusionModelEncoder,
     DiffusionModelUNet,
@@ -104,6 +105,13 @@ class TestDiffusionModelUNet(unittest.TestCase):
             self.assertEqual({block.use_proj_attn for block in attentions(net)}, {expected})
             cross = {block.use_proj_attn for block in attentions(net, CrossAttentionBlock)}
             self.assertEqual(cross, {use_proj_attn is not False} if conditioning else set())
+
+    def test_norms_of_transformers(self):
+        net = unet(**CONDITIONED, norm_eps=1e-5, transformer_norm_eps=1e-6)
+        norms = [module for module in net.modules() if isinstance(module, torch.nn.GroupNorm)]
+        transformers = [module.norm for module in net.modules() if isinstance(module, SpatialTransformer)]
+        self.assertEqual({norm.eps for norm in transformers}, {1e-6})
+        self.assertEqual({norm.eps for norm in norms if norm not in transformers}, {1e-5})
 
     @parameterized.expand([({},), (CONDITIONED,)])
     def test_upcast_reaches_every_attention(self, kwargs):
