@@ -19,5 +19,6 @@ Files are not known here: :mod:`monai.networks.checkpoints` reads them.
 
 from __future__ import annotations
 
+from .early_merging import EarlyPatchMerging
 from .journal import Journal
 from .report import LoadReport, ParameterLine, TensorLine
