@@ -18,8 +18,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from monai.networks.state_dict.torch_private import all_metadata
-
 __all__ = ["KINDS", "Journal", "Origin"]
 
 KINDS = ("loaded", "converted", "resampled", "inflated", "written by rule")
@@ -55,9 +53,6 @@ class Journal(dict):
 
     def __init__(self, state_dict: Mapping[str, Any]) -> None:
         super().__init__(state_dict)
-        metadata = all_metadata(state_dict)
-        if metadata:
-            self._metadata = metadata  # where torch looks for what modules said of themselves
         self.file: dict[str, Any] = dict(state_dict)
         self.origins: dict[str, Origin] = {key: Origin((key,)) for key in state_dict}
         self.ignored: dict[str, str] = {}

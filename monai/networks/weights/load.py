@@ -29,8 +29,7 @@ from monai.networks.state_dict.refusals import refuse
 from .journal import Journal
 from .report import LoadReport, account
 from .size_options import SizeOptions
-from .source import Source, recognize, translate
-from .sources import SOURCES, source_called
+from .source import Source, becomes, recognize, translate
 
 __all__ = ["WeightOptions", "account_of_partial", "adapt_weights", "weight_options"]
 
@@ -73,7 +72,7 @@ class WeightOptions:
                 raise TypeError(f"{name}={value!r} should be a tuple of patterns, such as ({name!r}.*,).")
             object.__setattr__(self, name, tuple(value))
         if self.source is not None:
-            source_called(self.source)
+            _source_called(self.source)
 
 
 def weight_options(
@@ -129,7 +128,8 @@ def adapt_weights(
     source = _source_of(net, journal, own, options)
     if source is not None:
         translate(net, journal, source, config() if config is not None else None)
-    request = Request(strict=True, facts=facts or CheckpointFacts(), careful=True)
+    # what another package left out is missing: only our own networks were built without it
+    request = Request(strict=source is None, facts=facts or CheckpointFacts(), careful=source is None)
     keys = AdaptedKeys(net, journal, state_dict, request)
     _fit(journal, net, options.sizes)
     _leave_out(journal, [key for key in journal if key not in own], options)  # by the names that they have by now
@@ -171,19 +171,19 @@ def _source_of(net: nn.Module, journal: Journal, own: Mapping[str, Any], options
     """
     foreign = [key for key in journal if key not in own]
     if options.source is not None:
-        source = source_called(options.source)
+        source = _source_called(options.source)
         if source.evidence(journal) is None:
             refuse(net, [f"source={source.name!r}, but no key of the file is one of {source.package}."])
         return source
-    found = recognize(SOURCES, foreign)
-    older = [layout for layout in recognize_layouts(foreign) if layout.is_old and layout.rules] if found else []
+    found = _recognized(net, foreign)
+    from_elsewhere = any(not source.is_monai for source, _ in found)
+    layouts = recognize_layouts(foreign) if from_elsewhere else []
+    older = [layout for layout in layouts if layout.is_old and layout.rules]
     signs = [f"{source.package} ({key})" for source, key in found]
     signs += [f"{layout.source} ({layout.evidence})" for layout in older]
     if len(signs) > 1:
-        names = ", ".join(repr(source.name) for source, _ in found)
-        refuse(
-            net, [f"the keys are those of several packages: {'; '.join(signs)}. Name the one that wrote it: {names}."]
-        )
+        choice = f"Name the one that wrote it by source=: {', '.join(repr(source.name) for source, _ in found)}."
+        refuse(net, [f"the keys are those of several packages: {'; '.join(signs)}. {choice}"])
     return found[0][0] if found else None
 
 
@@ -236,8 +236,22 @@ def _with_remedies(lines: list[str], journal: Journal, net: nn.Module) -> Iterat
         yield f"{line} {remedy}".rstrip()
 
 
+def _recognized(net: nn.Module, keys: Iterable[str]) -> list[tuple[Source, str]]:
+    """The layouts that keys show; those that are for the network, if any is."""
+    from .sources import SOURCES  # it knows networks, which need monai.networks to be imported
+
+    found = recognize(SOURCES, keys)
+    return [(source, key) for source, key in found if becomes(net, source)] or found
+
+
+def _source_called(name: str) -> Source:
+    from .sources import source_called  # likewise
+
+    return source_called(name)
+
+
 def _fit(journal: Journal, net: nn.Module, sizes: SizeOptions) -> None:
-    from .fit import fit  # it knows blocks, which need monai.networks to be imported
+    from .fit import fit  # likewise
 
     fit(journal, net, sizes)
 

@@ -24,7 +24,7 @@ from monai.networks.state_dict.rules import Misfit, Part, Rule
 
 from .journal import Journal
 
-__all__ = ["Source", "recognize", "translate", "translate_back"]
+__all__ = ["Source", "becomes", "recognize", "translate", "translate_back"]
 
 Check = Callable[[nn.Module, Mapping[str, Any], Mapping[str, Any]], Iterable[str]]
 """
@@ -60,6 +60,7 @@ class Source:
         check: see :data:`Check`.
         adapt: see :data:`Adapt`.
         reversible: whether the way back gives what the package loads.
+        is_monai: whether MONAI wrote it, so that older layouts of MONAI may lie in it, too.
     """
 
     name: str
@@ -71,11 +72,17 @@ class Source:
     check: Check = field(default=_nothing)
     adapt: Adapt = field(default=_as_they_are)
     reversible: bool = True
+    is_monai: bool = False
 
     def evidence(self, keys: Iterable[str]) -> str | None:
         """A key that shows this layout; None where there is none."""
         pattern = re.compile(self.pattern)
         return next((key for key in keys if pattern.search(key)), None)
+
+
+def becomes(net: nn.Module, source: Source) -> bool:
+    """Whether a network is one of those that a layout is for."""
+    return any(base.__name__ in source.networks for base in type(net).__mro__)
 
 
 def recognize(sources: Iterable[Source], keys: Iterable[str]) -> list[tuple[Source, str]]:
@@ -102,7 +109,7 @@ def translate(
         RuntimeError: with all reasons, if the network cannot compute what the file's network did.
     """
     problems = [*_refused(journal, source)]
-    if not _inherits(net, source.networks):
+    if not becomes(net, source):
         problems.append(
             f"{source.package} wrote the file, which a {type(net).__name__} cannot take: it is for "
             f"{' or '.join(source.networks)}. Where that is a part of your network, name it by into=."
@@ -132,7 +139,7 @@ def translate_back(net: nn.Module, state_dict: Mapping[str, Any], source: Source
         ValueError: if the layout has no way back, or is not one of such a network.
         RuntimeError: if the package cannot compute what the network does.
     """
-    if not source.reversible or not _inherits(net, source.networks):
+    if not source.reversible or not becomes(net, source):
         raise ValueError(
             f"A {type(net).__name__} cannot be written as {source.package} has it: only "
             f"{' or '.join(source.networks)} can{'' if source.reversible else ', and there is no way back'}."
@@ -181,7 +188,3 @@ def _refused(journal: Journal, source: Source) -> Iterator[str]:
         found = next((key for key in journal if re.search(pattern, key)), None)
         if found is not None:
             yield f"{found}: {reason}"
-
-
-def _inherits(net: nn.Module, names: tuple[str, ...]) -> bool:
-    return any(base.__name__ in names for base in type(net).__mro__)

@@ -14,20 +14,22 @@
 from __future__ import annotations
 
 from .source import Source
+from .sources_diffusion import SOURCES as DIFFUSION_SOURCES
+from .sources_swin import SOURCES as SWIN_SOURCES
 
 __all__ = ["SOURCES", "source_called"]
 
-SOURCES: tuple[Source, ...] = ()
+SOURCES: tuple[Source, ...] = (*DIFFUSION_SOURCES, *SWIN_SOURCES)
 
 
-def source_called(name: str, sources: tuple[Source, ...] = SOURCES) -> Source:
+def source_called(name: str) -> Source:
     """
     The layout of that name.
 
     Raises:
         ValueError: if there is none.
     """
-    for source in sources:
+    for source in SOURCES:
         if source.name == name:
             return source
-    raise ValueError(f"source={name!r} should be one of {', '.join(source.name for source in sources)}.")
+    raise ValueError(f"source={name!r} should be one of {', '.join(source.name for source in SOURCES)}.")

@@ -142,7 +142,7 @@ _RULES: Mapping[str, tuple[Rule, ...]] = {
     )
 }
 _PATTERN = (
-    rf"^{_WRAPPERS}(?:swin_vit\.|(?:patch_embed\.proj|layers[1-4]c?\.0)\.|(?:rotation|contrastive|proj)_head\.|convTrans3d\.)|"
+    rf"^{_WRAPPERS}(?:swin_vit\.|layers[1-4]c?\.0\.|(?:rotation|contrastive|proj)_head\.|convTrans3d\.)|"
     r"^(?:module\.|student\.|teacher\.|backbone\.)+swinViT\.|^(?:module\.)?encoder\.layers\d\.0\.0\."
 )
 _NETWORKS = ("SwinUNETR", "SwinTransformer")
@@ -156,6 +156,7 @@ EARLY_SWIN = Source(
     check=_check_early,
     adapt=_without_last_convolution,
     reversible=False,
+    is_monai=True,
 )
 SWIN = Source(
     name="swin-1.5",
@@ -165,6 +166,7 @@ SWIN = Source(
     rules=_RULES,
     check=_check_recent,
     reversible=False,
+    is_monai=True,
 )
 SELF_SUPERVISED_VIT = Source(
     name="vit-ssl",
@@ -179,6 +181,7 @@ SELF_SUPERVISED_VIT = Source(
         "self attention": (Join(QKV, "qkv"), Split("qkv", QKV)),
     },
     reversible=False,
+    is_monai=True,
 )
 
 SOURCES: tuple[Source, ...] = (EARLY_SWIN, SWIN, SELF_SUPERVISED_VIT)

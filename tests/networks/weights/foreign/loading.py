@@ -14,27 +14,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 import torch.nn as nn
 
 from monai.networks.nets import AutoencoderKL, DiffusionModelUNet, SwinUNETR
-from monai.networks.weights import EarlyPatchMerging, Journal
-from monai.networks.weights.source import Source, translate
+from monai.networks.weights import EarlyPatchMerging
+from monai.networks.weights.load import WeightOptions, adapt_weights
+from monai.networks.weights.report import LoadReport
+from monai.networks.weights.source import Source
 from monai.networks.weights.sources_diffusion import SOURCES as DIFFUSION
 from monai.networks.weights.sources_swin import SOURCES as SWIN
 from tests.networks.weights.foreign.rows import STAGES, Row
 
-__all__ = ["Refused", "build", "difference", "load", "outputs", "source"]
+__all__ = ["build", "difference", "load", "outputs", "source"]
 
 _CLASSES = {cls.__name__: cls for cls in (AutoencoderKL, DiffusionModelUNet, SwinUNETR)}
 _SOURCES = {one.name: one for one in (*DIFFUSION, *SWIN)}
-
-
-class Refused(RuntimeError):
-    """Keys or shapes that do not agree, when the rules have been applied."""
 
 
 def source(name: str) -> Source:
@@ -56,7 +53,7 @@ def load(
     layout: Source,
     config: Mapping[str, Any] | None = None,
     allow: tuple[str, ...] = (),
-) -> Journal:
+) -> LoadReport:
     """
     Load weights of another package.
 
@@ -70,15 +67,9 @@ def load(
     Raises:
         RuntimeError: if the layout refuses them, or a tensor is missing, left over, or of another shape.
     """
-    journal = Journal(state)
-    translate(net, journal, layout, config)
-    own = net.state_dict()
-    left = [key for key in own if key not in journal and not any(fnmatchcase(key, pattern) for pattern in allow)]
-    wrong = [key for key in journal if key not in own or own[key].shape != journal[key].shape]
-    if left or wrong or not len(journal):
-        raise Refused(f"left: {left[:3]}, of no place or another shape: {wrong[:3]}")
-    net.load_state_dict({**own, **journal})
-    return journal
+    adapted, report = adapt_weights(net, state, WeightOptions(layout.name, allow), config=lambda: config or {})
+    net.load_state_dict({**net.state_dict(), **adapted})
+    return report
 
 
 @torch.no_grad()
