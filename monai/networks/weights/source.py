@@ -61,6 +61,7 @@ class Source:
         adapt: see :data:`Adapt`.
         reversible: whether the way back gives what the package loads.
         is_monai: whether MONAI wrote it, so that older layouts of MONAI may lie in it, too.
+        unless: pattern of a key that shows that it is another layout, which has such keys, too; none by default.
     """
 
     name: str
@@ -73,11 +74,15 @@ class Source:
     adapt: Adapt = field(default=_as_they_are)
     reversible: bool = True
     is_monai: bool = False
+    unless: str | None = None
 
     def evidence(self, keys: Iterable[str]) -> str | None:
         """A key that shows this layout; None where there is none."""
+        names = list(keys)
+        if self.unless is not None and any(re.search(self.unless, key) for key in names):
+            return None
         pattern = re.compile(self.pattern)
-        return next((key for key in keys if pattern.search(key)), None)
+        return next((key for key in names if pattern.search(key)), None)
 
 
 def becomes(net: nn.Module, source: Source) -> bool:
@@ -183,8 +188,8 @@ def _by_module(net: nn.Module, source: Source) -> Iterator[tuple[str, nn.Module,
             yield name, module, rules
 
 
-def _refused(journal: Journal, source: Source) -> Iterator[str]:
+def _refused(state: Mapping[str, Any], source: Source) -> Iterator[str]:
     for pattern, reason in source.refusals:
-        found = next((key for key in journal if re.search(pattern, key)), None)
+        found = next((key for key in state if re.search(pattern, key)), None)
         if found is not None:
             yield f"{found}: {reason}"
