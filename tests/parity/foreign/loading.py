@@ -1,0 +1,175 @@
+# Copyright (c) MONAI Consortium
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""Files of other packages into networks of this one, and back, held against the results of the packages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from typing import Any
+
+import torch
+import torch.nn as nn
+
+from monai.networks.nets import MaskedAutoEncoderViT, ViT
+from monai.networks.weights import Journal, LoadReport
+from monai.networks.weights.report import account
+from monai.networks.weights.source import Source, recognize, translate
+from monai.networks.weights.sources_vit import VIT_SOURCES
+
+__all__ = ["CASES", "Case", "build", "difference", "load", "network_for", "results", "source_of"]
+
+ENCODER: dict[str, Any] = {
+    "in_channels": 3,
+    "img_size": 16,
+    "patch_size": 4,
+    "hidden_size": 128,
+    "mlp_dim": 512,
+    "num_layers": 2,
+    "num_heads": 2,
+    "spatial_dims": 2,
+    "qkv_bias": True,
+    "classification": True,
+    "num_classes": 3,
+    "post_activation": None,
+}
+DECODER: dict[str, Any] = {
+    "decoder_hidden_size": 64,
+    "decoder_mlp_dim": 96,
+    "decoder_num_layers": 2,
+    "decoder_num_heads": 4,
+}
+HEAD = ("classification_head.*",)
+
+
+@dataclass(frozen=True)
+class Case:
+    """
+    A file of :mod:`tests.parity.foreign.writer` and the network that it is loaded into.
+
+    Args:
+        name: of the file.
+        source: name of the layout.
+        kwargs: what the network is built with beside :data:`ENCODER`.
+        eps: of its norms.
+        network: its class.
+        ignore: patterns of the tensors that are ignored.
+        allow: patterns of the parameters that may be left as they were.
+    """
+
+    name: str
+    source: str
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    eps: float = 1e-6
+    network: type[nn.Module] = ViT
+    ignore: tuple[str, ...] = ()
+    allow: tuple[str, ...] = ()
+
+
+CASES = {
+    case.name: case
+    for case in (
+        Case("timm", "timm"),
+        Case("timm without bias", "timm", {"qkv_bias": False}),
+        Case("timm with LayerScale", "dinov2"),
+        Case("timm, no position for the class", "dinov2"),
+        Case("timm without class token", "timm", {"classification": False}),
+        Case("dinov2", "dinov2", allow=HEAD),
+        Case("dinov2 in chunks", "dinov2", allow=HEAD),
+        Case("hf", "hf", {"mlp_dim": 192}, 1e-12, allow=HEAD),
+        Case("hf with another eps", "hf", {"mlp_dim": 192}, 1e-3, allow=HEAD),
+        Case("hf without bias", "hf", {"mlp_dim": 192, "qkv_bias": False}, 1e-12, allow=HEAD),
+        Case("hf classes", "hf", {"mlp_dim": 192}, 1e-12),
+        Case("hf-dinov2", "hf-dinov2", {"mlp_dim": 256}, allow=HEAD),
+        Case("hf-mae", "hf-mae", {"mlp_dim": 192, **DECODER}, network=MaskedAutoEncoderViT),
+        Case("hf-mae encoder", "hf", {"mlp_dim": 192}, allow=HEAD),
+    )
+}
+
+
+def source_of(name: str) -> Source:
+    """The layout of a name."""
+    return next(source for source in VIT_SOURCES if source.name == name)
+
+
+def build(network: type[nn.Module], eps: float, **kwargs: Any) -> nn.Module:
+    """A network, whose norms have this eps."""
+    said = {**ENCODER, **kwargs}
+    if network is not ViT:
+        said = {name: said[name] for name in said if name not in ("classification", "num_classes", "post_activation")}
+    net = network(**said).eval()
+    for module in net.modules():
+        if isinstance(module, nn.LayerNorm):
+            module.eps = eps
+    return net
+
+
+def network_for(case: Case, **changes: Any) -> nn.Module:
+    """The network that a case is loaded into."""
+    return build(case.network, case.eps, **{**case.kwargs, **changes})
+
+
+def load(
+    net: nn.Module,
+    state_dict: Mapping[str, torch.Tensor],
+    source: str | None = None,
+    config: Mapping[str, Any] | None = None,
+    ignore: Iterable[str] = (),
+    allow: Iterable[str] = (),
+) -> LoadReport:
+    """
+    Load a file that is not in this package's layout.
+
+    Raises:
+        RuntimeError: if a tensor of the file or a parameter of the network is unaccounted for.
+    """
+    journal = Journal(state_dict)
+    for key in [key for key in journal if any(fnmatch(key, pattern) for pattern in ignore)]:
+        journal.ignore(key, "the user said so")
+    found = [layout for layout, _ in recognize(VIT_SOURCES, journal)]
+    if source is None and len(found) != 1:
+        raise RuntimeError(f"The layout is not clear: {[layout.name for layout in found]}")
+    layout = found[0] if source is None else source_of(source)
+    translate(net, journal, layout, config)
+    own = net.state_dict()
+    idle = {
+        f"{name}.{key}" for name, part in net.named_modules() if hasattr(part, "idle_keys") for key in part.idle_keys()
+    }
+    left = {key: "allowed" for key in own if key not in journal and any(fnmatch(key, pattern) for pattern in allow)}
+    left.update({key: "no output depends on it" for key in own if key not in journal and key in idle})
+    extra, missing = journal.keys() - own.keys(), own.keys() - journal.keys() - left.keys()
+    shapes = [key for key in journal.keys() & own.keys() if journal[key].shape != own[key].shape]
+    if extra or missing or shapes:
+        raise RuntimeError(f"left over {sorted(extra)}, missing {sorted(missing)}, of another shape {shapes}")
+    report = account(type(net).__name__, own, journal, [layout.package], left)
+    net.load_state_dict({**{key: own[key] for key in left}, **journal})
+    return report
+
+
+@torch.no_grad()
+def results(net: nn.Module, content: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """What :func:`tests.parity.foreign.writer.results` has, of a network of this package."""
+    if "patches" in content:
+        kept = content["kept"]
+        mask = torch.ones(2, 16, dtype=torch.int).scatter(1, kept, 0)
+        net._masking = lambda x, masking_ratio=None: (x.gather(1, kept[..., None].expand(-1, -1, 128)), kept, mask)
+        return {"patches": net(content["x"])[0], "kept": kept}
+    answer, hidden = net(content["x"])
+    tokens = net.norm(hidden[-1])
+    return {"tokens": tokens, **({"logits": answer} if "logits" in content else {})}
+
+
+def difference(found: Mapping[str, torch.Tensor], wanted: Mapping[str, Any]) -> float:
+    """The largest difference, relative to the largest value."""
+    return max(float((value - wanted[key]).abs().max() / wanted[key].abs().max()) for key, value in found.items())
