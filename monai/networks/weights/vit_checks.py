@@ -73,7 +73,8 @@ class FileFacts:
 def check_timm(net: nn.Module, state: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[str]:
     """For timm's layout, with which DeiT and DINO agree."""
     said = {**config, **(config.get("model_args") or {})}
-    yield from _common(net, state, said.get("layer_norm_eps", TIMM_EPS), said.get("num_heads"), HEADS)
+    known = HEADS if not state or _had_class_token(state) else {}
+    yield from _common(net, state, said.get("layer_norm_eps", TIMM_EPS), said.get("num_heads"), known)
     if state:
         yield from _classes(net, state, "head", said)
         yield from _untold(state, said)
@@ -290,8 +291,6 @@ def _untold(state: Mapping[str, Any], said: Mapping[str, Any]) -> Iterator[str]:
         )
     elif kind != "gelu":
         yield f"The file's activation is {kind!r} (act_layer), and the network's is the exact GELU."
-    if said.get("num_heads") is None and not _had_class_token(state):
-        yield "The file has no class token, so that keys do not tell the heads: say num_heads in the configuration."
     norm = said.get("norm_layer", "layernorm")
     if norm != "layernorm":
         yield f"The file's norms are {norm!r} (norm_layer), and the network's are LayerNorms."

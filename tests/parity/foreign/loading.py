@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
@@ -28,7 +29,7 @@ from monai.networks.weights.report import account
 from monai.networks.weights.source import Source, recognize, translate
 from monai.networks.weights.sources_vit import VIT_SOURCES
 
-__all__ = ["CASES", "Case", "build", "difference", "load", "network_for", "results", "source_of"]
+__all__ = ["CASES", "Case", "as_mae", "build", "difference", "load", "network_for", "results", "source_of"]
 
 ENCODER: dict[str, Any] = {
     "in_channels": 3,
@@ -50,6 +51,21 @@ DECODER: dict[str, Any] = {
     "decoder_num_layers": 2,
     "decoder_num_heads": 4,
 }
+MAE_NAMES = (
+    (r"^decoder\.decoder_(?:encoder\.layer|layers)\.", "decoder_blocks."),
+    (r"^decoder\.", ""),
+    (r"^encoder\.layer\.", "blocks."),
+    (r"^embeddings\.cls_token", "cls_token"),
+    (r"^embeddings\.position_embeddings", "pos_embed"),
+    (r"^embeddings\.patch_embeddings\.projection", "patch_embed.proj"),
+    (r"^layernorm\.", "norm."),
+    (r"layernorm_before", "norm1"),
+    (r"layernorm_after", "norm2"),
+    (r"attention\.output\.dense", "attn.proj"),
+    (r"attention\.attention", "attn"),
+    (r"intermediate\.dense", "mlp.fc1"),
+    (r"output\.dense", "mlp.fc2"),
+)
 HEAD = ("classification_head.*",)
 
 
@@ -66,6 +82,7 @@ class Case:
         network: its class.
         ignore: patterns of the tensors that are ignored.
         allow: patterns of the parameters that may be left as they were.
+        back: the case whose layout and network the way back is tried with; by default this one.
     """
 
     name: str
@@ -75,6 +92,7 @@ class Case:
     network: type[nn.Module] = ViT
     ignore: tuple[str, ...] = ()
     allow: tuple[str, ...] = ()
+    back: str = ""
 
 
 CASES = {
@@ -82,20 +100,37 @@ CASES = {
     for case in (
         Case("timm", "timm"),
         Case("timm without bias", "timm", {"qkv_bias": False}),
-        Case("timm with LayerScale", "dinov2"),
-        Case("timm, no position for the class", "dinov2"),
+        Case("timm with LayerScale", "dinov2", back="timm"),
+        Case("timm, no position for the class", "dinov2", back="timm"),
         Case("timm without class token", "timm", {"classification": False}),
         Case("dinov2", "dinov2", allow=HEAD),
-        Case("dinov2 in chunks", "dinov2", allow=HEAD),
+        Case("dinov2 in chunks", "dinov2", allow=HEAD, back="dinov2"),
         Case("hf", "hf", {"mlp_dim": 192}, 1e-12, allow=HEAD),
         Case("hf with another eps", "hf", {"mlp_dim": 192}, 1e-3, allow=HEAD),
         Case("hf without bias", "hf", {"mlp_dim": 192, "qkv_bias": False}, 1e-12, allow=HEAD),
         Case("hf classes", "hf", {"mlp_dim": 192}, 1e-12),
         Case("hf-dinov2", "hf-dinov2", {"mlp_dim": 256}, allow=HEAD),
-        Case("hf-mae", "hf-mae", {"mlp_dim": 192, **DECODER}, network=MaskedAutoEncoderViT),
+        Case("hf-mae", "hf-mae", {"mlp_dim": 192, "masking_ratio": 0.5, **DECODER}, network=MaskedAutoEncoderViT),
         Case("hf-mae encoder", "hf", {"mlp_dim": 192}, allow=HEAD),
     )
 }
+
+
+def as_mae(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """
+    What transformers wrote for a masked autoencoder in the keys of its authors, whose code is on no package index:
+    the renames of transformers' converter, backwards.
+    """
+    renamed: dict[str, torch.Tensor] = {}
+    for key, value in state_dict.items():
+        name = re.sub(r"^vit\.", "", key)
+        for old, new in MAE_NAMES:
+            name = re.sub(old, new, name)
+        renamed[name] = value
+    for key in [key for key in renamed if key.endswith(("query.weight", "query.bias"))]:
+        parts = [renamed.pop(key.replace("query", part)) for part in ("query", "key", "value")]
+        renamed[key.replace("query", "qkv")] = torch.cat(parts)
+    return renamed
 
 
 def source_of(name: str) -> Source:

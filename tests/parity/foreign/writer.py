@@ -20,12 +20,16 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn as nn
+
+# where torchvision was built for another torch, its operators, which nothing here calls, have no schema
+sys.modules.setdefault("torchvision._meta_registrations", types.ModuleType("_meta_registrations"))
 
 SMALL: dict[str, Any] = {"img_size": 16, "patch_size": 4, "in_chans": 3, "embed_dim": 128, "depth": 2, "num_heads": 2}
 HF: dict[str, Any] = {
@@ -169,15 +173,16 @@ def read(name: str, folder: Path) -> None:
     """Load what this package wrote for it, and write the results of the package."""
     content = torch.load(folder / f"{name}.back.pt", weights_only=True)
     if not name.startswith("hf"):
-        net, _ = BUILDERS[name]()
+        net, _ = BUILDERS[content["builder"]]()
         net.load_state_dict(content["state_dict"])
     else:
         from safetensors.torch import save_file
 
         first, _ = BUILDERS[name]()
         with tempfile.TemporaryDirectory() as place:
-            save_file({k: v.contiguous() for k, v in content["state_dict"].items()}, Path(place, "model.safetensors"))
-            Path(place, "config.json").write_text(json.dumps({**content["config"], "architectures": [type(first).__name__]}))
+            tensors = {key: value.contiguous() for key, value in content["state_dict"].items()}
+            save_file(tensors, Path(place, "model.safetensors"), {"format": "pt"})
+            Path(place, "config.json").write_text(json.dumps(content["config"]))
             net, info = type(first).from_pretrained(place, output_loading_info=True)
         missing = [key for key in info["missing_keys"] if not key.startswith("pooler")]
         if missing or info["unexpected_keys"] or info["mismatched_keys"]:
