@@ -525,7 +525,7 @@ FEATURES: tuple[Feature, ...] = (
         ),
         evidence="Each test accounts for every parameter of the network and every tensor of the file.",
         paths=("monai/networks/weights/*",),
-        tests=("tests/networks/weights/*",),
+        tests=("tests/networks/weights/*", "tests/parity/foreign/*", "tests/testing_data/foreign/*"),
     ),
     Feature(
         name="weights-tensors",

@@ -48,8 +48,8 @@ REFUSALS: tuple[tuple[str, str], ...] = (
     (
         r"(?:^|\.)(?:patch_embedding\.|classification_head\.|mask_tokens$|decoder_pos_embedding$)"
         r"|\.(?:attn\.(?:out_proj|to_[qkv])|mlp\.linear[12]|norm_cross_attn)\.",
-        "this is a key of MONAI beside those of another package: keys of two layouts are mixed. Take one file as it was "
-        "written.",
+        "this is a key of MONAI beside those of another package: keys of two layouts are mixed. Take the file as it "
+        "was written.",
     ),
     (
         r"(?:^|\.)(?:reg_token|register_tokens|storage_tokens)$",

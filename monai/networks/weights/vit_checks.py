@@ -64,9 +64,11 @@ class FileFacts:
             max(depths, default=None),
             _size(own, r"(?:pos_embed|position_embeddings)$", -1),
             _size(own, r"(?:mlp\.fc1|intermediate\.dense)\.weight$", 0),
-            any(re.search(rf"(?:{joined})\.bias$", key) for key in own)
-            if any(re.search(rf"(?:{joined})\.weight$", key) for key in own)
-            else None,
+            (
+                any(re.search(rf"(?:{joined})\.bias$", key) for key in own)
+                if any(re.search(rf"(?:{joined})\.weight$", key) for key in own)
+                else None
+            ),
         )
 
 
@@ -88,7 +90,10 @@ def check_dinov2(net: nn.Module, state: Mapping[str, Any], config: Mapping[str, 
     if not state:
         yield from _needs_class_token(net)
         if _has_head(net):
-            yield "DINOv2's networks have no head: set net.classification_head = torch.nn.Identity(), or take timm's keys."
+            yield (
+                "DINOv2's networks have no head: set net.classification_head = torch.nn.Identity() to write the "
+                "encoder, or take timm's layout."
+            )
 
 
 def check_mae(net: nn.Module, state: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[str]:
@@ -184,7 +189,9 @@ def _common(
         yield from _sizes(net, blocks, FileFacts.read(state))
 
 
-def _decoder(net: nn.Module, state: Mapping[str, Any], heads: int | None, known: Mapping[tuple[int, int], int]) -> Iterator[str]:
+def _decoder(
+    net: nn.Module, state: Mapping[str, Any], heads: int | None, known: Mapping[tuple[int, int], int]
+) -> Iterator[str]:
     blocks = _blocks(net, "decoder_blocks")
     yield from _parts(blocks)
     yield from _heads(blocks, state, heads, known, "decoder_num_heads")
@@ -214,7 +221,11 @@ def _parts(blocks: list[nn.Module]) -> Iterator[str]:
 
 
 def _heads(
-    blocks: list[nn.Module], state: Mapping[str, Any], heads: int | None, known: Mapping[tuple[int, int], int], name: str
+    blocks: list[nn.Module],
+    state: Mapping[str, Any],
+    heads: int | None,
+    known: Mapping[tuple[int, int], int],
+    name: str,
 ) -> Iterator[str]:
     attentions = [_attention(block) for block in blocks]
     width = next((int(attention.hidden_input_size) for attention in attentions if attention is not None), 0)
@@ -278,7 +289,9 @@ def _classes(net: nn.Module, state: Mapping[str, Any], head: str, said: Mapping[
         )
     pool = said.get("global_pool", "token")
     if pool != "token":
-        yield f"The file's head takes the pooled patches (global_pool={pool!r}), the network's the class token: {leave}."
+        yield (
+            f"The file's head takes the pooled patches (global_pool={pool!r}), the network's the class token: {leave}."
+        )
 
 
 def _untold(state: Mapping[str, Any], said: Mapping[str, Any]) -> Iterator[str]:

@@ -20,6 +20,7 @@ The exit status is 1 if a result differs by more than 1e-5 of the largest value.
 from __future__ import annotations
 
 import argparse
+import lzma
 import os
 import subprocess
 import sys
@@ -30,10 +31,21 @@ from pathlib import Path
 
 import torch
 
-from tests.parity.foreign import writer
-from tests.parity.foreign.loading import CASES, Case, as_mae, difference, load, network_for, results, source_of
 from monai.networks.weights.source import translate_back
 from monai.networks.weights.vit_config import transformers_config
+from tests.parity.foreign import writer
+from tests.parity.foreign.loading import (
+    CASES,
+    FILES,
+    TINY_SIZES,
+    Case,
+    as_mae,
+    difference,
+    load,
+    network_for,
+    results,
+    source_of,
+)
 
 TOLERANCE = 1e-5
 ROOT = Path(__file__).resolve().parents[3]
@@ -84,6 +96,18 @@ def rows(python: Path, names: list[str], folder: Path) -> Iterator[tuple[str, st
         yield name, "back", difference(found, torch.load(folder / f"{name}.pt", weights_only=True))
 
 
+def make_tiny(python: Path) -> None:
+    """Write the files that the repository keeps."""
+    FILES.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        _run(python, "tiny", Path(folder), list(TINY_SIZES))
+        for name in TINY_SIZES:
+            raw = Path(folder, f"{name}.pt").read_bytes()
+            path = FILES / f"{name}.pt.xz"
+            path.write_bytes(lzma.compress(raw, preset=9 | lzma.PRESET_EXTREME))
+            print(f"{path.name}: {path.stat().st_size} bytes")
+
+
 def _mae(case: Case, content: dict) -> float:
     net = network_for(case)
     load(net, as_mae(content["state_dict"]), "mae", {"num_heads": 2, "decoder_num_heads": 4})
@@ -109,7 +133,13 @@ def main() -> int:
     """Run the command. Returns 1 if a result differs."""
     parser = argparse.ArgumentParser(prog="python -m tests.parity.foreign", description=__doc__)
     parser.add_argument("--python", type=Path, help="an environment that is there already, with all packages")
+    parser.add_argument(
+        "--make-tiny", action="store_true", help=f"write the files of {FILES.relative_to(ROOT)}, and stop"
+    )
     options = parser.parse_args()
+    if options.make_tiny:
+        make_tiny(options.python or interpreter(next(iter(ENVIRONMENTS))))
+        return 0
     worst = 0.0
     for name in ENVIRONMENTS:
         names = [case for case in CASES if name.startswith("timm") or case.startswith("hf")]

@@ -14,10 +14,13 @@
 
 from __future__ import annotations
 
+import io
+import lzma
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,7 +32,20 @@ from monai.networks.weights.report import account
 from monai.networks.weights.source import Source, recognize, translate
 from monai.networks.weights.sources_vit import VIT_SOURCES
 
-__all__ = ["CASES", "Case", "as_mae", "build", "difference", "load", "network_for", "results", "source_of"]
+__all__ = [
+    "CASES",
+    "FILES",
+    "TINY_SIZES",
+    "Case",
+    "as_mae",
+    "build",
+    "difference",
+    "load",
+    "network_for",
+    "results",
+    "source_of",
+    "tiny_file",
+]
 
 ENCODER: dict[str, Any] = {
     "in_channels": 3,
@@ -51,6 +67,18 @@ DECODER: dict[str, Any] = {
     "decoder_num_layers": 2,
     "decoder_num_heads": 4,
 }
+TINY: dict[str, Any] = {"img_size": 8, "hidden_size": 32, "mlp_dim": 64}
+TINY_HF = {**TINY, "mlp_dim": 48}
+TINY_SIZES: dict[str, dict[str, Any]] = {
+    "timm": TINY,
+    "timm without class token": TINY,
+    "dinov2 in chunks": TINY,
+    "hf classes": TINY_HF,
+    "hf-dinov2": TINY,
+    "hf-mae": {**TINY_HF, "decoder_hidden_size": 16, "decoder_mlp_dim": 24, "decoder_num_heads": 2},
+}
+"""The files that the repository keeps, with the sizes of their networks."""
+FILES = Path(__file__).resolve().parents[2] / "testing_data" / "foreign"
 MAE_NAMES = (
     (r"^decoder\.decoder_(?:encoder\.layer|layers)\.", "decoder_blocks."),
     (r"^decoder\.", ""),
@@ -133,6 +161,12 @@ def as_mae(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return renamed
 
 
+def tiny_file(name: str) -> dict[str, Any]:
+    """A file that the repository keeps: state dict, configuration, image and results."""
+    content = torch.load(io.BytesIO(lzma.decompress((FILES / f"{name}.pt.xz").read_bytes())), weights_only=True)
+    return content
+
+
 def source_of(name: str) -> Source:
     """The layout of a name."""
     return next(source for source in VIT_SOURCES if source.name == name)
@@ -197,8 +231,8 @@ def results(net: nn.Module, content: Mapping[str, Any]) -> dict[str, torch.Tenso
     """What :func:`tests.parity.foreign.writer.results` has, of a network of this package."""
     if "patches" in content:
         kept = content["kept"]
-        mask = torch.ones(2, 16, dtype=torch.int).scatter(1, kept, 0)
-        net._masking = lambda x, masking_ratio=None: (x.gather(1, kept[..., None].expand(-1, -1, 128)), kept, mask)
+        mask = torch.ones(content["patches"].shape[:2], dtype=torch.int).scatter(1, kept, 0)
+        net._masking = lambda x, masking_ratio=None: (x[torch.arange(len(x))[:, None], kept], kept, mask)
         return {"patches": net(content["x"])[0], "kept": kept}
     answer, hidden = net(content["x"])
     tokens = net.norm(hidden[-1])

@@ -46,6 +46,12 @@ HF_DECODER: dict[str, Any] = {
     "decoder_num_attention_heads": 4,
     "decoder_intermediate_size": 96,
 }
+TINY: tuple[tuple[dict[str, Any], dict[str, Any]], ...] = (
+    (SMALL, {"img_size": 8, "embed_dim": 32, "mlp_ratio": 2}),
+    (HF, {"hidden_size": 32, "intermediate_size": 48, "image_size": 8}),
+    (HF_DECODER, {"decoder_hidden_size": 16, "decoder_num_attention_heads": 2, "decoder_intermediate_size": 24}),
+)
+"""Sizes of the files that the repository keeps."""
 
 
 def fill(net: nn.Module, seed: int = 0) -> nn.Module:
@@ -65,15 +71,15 @@ def fill(net: nn.Module, seed: int = 0) -> nn.Module:
     return net.eval()
 
 
-def image(channels: int = 3, size: int = 16) -> torch.Tensor:
+def image() -> torch.Tensor:
     """The image that features are computed from."""
-    return torch.randn(2, channels, size, size, generator=torch.Generator().manual_seed(1))
+    return torch.randn(2, 3, SMALL["img_size"], SMALL["img_size"], generator=torch.Generator().manual_seed(1))
 
 
 def _timm(**options: Any) -> tuple[nn.Module, dict[str, Any]]:
     from timm.models.vision_transformer import VisionTransformer
 
-    return VisionTransformer(**{**SMALL, "num_classes": 3, **options}), {"num_heads": 2}
+    return VisionTransformer(**{**SMALL, "num_classes": 3, **options}), {"num_heads": SMALL["num_heads"]}
 
 
 def _without_token() -> tuple[nn.Module, dict[str, Any]]:
@@ -84,7 +90,7 @@ def _without_token() -> tuple[nn.Module, dict[str, Any]]:
 def _dinov2(chunks: int) -> tuple[nn.Module, dict[str, Any]]:
     from dinov2.models.vision_transformer import DinoVisionTransformer
 
-    return DinoVisionTransformer(**SMALL, init_values=1.0, block_chunks=chunks), {"num_heads": 2}
+    return DinoVisionTransformer(**SMALL, init_values=1.0, block_chunks=chunks), {"num_heads": SMALL["num_heads"]}
 
 
 def _transformers(name: str, config: str, **options: Any) -> tuple[nn.Module, dict[str, Any]]:
@@ -98,9 +104,9 @@ def _hf(name: str, **options: Any) -> Callable[[], tuple[nn.Module, dict[str, An
     return lambda: _transformers(name, "ViTConfig", **HF, num_labels=3, **options)
 
 
-def _hf_dinov2(name: str = "Dinov2Model") -> Callable[[], tuple[nn.Module, dict[str, Any]]]:
+def _hf_dinov2() -> tuple[nn.Module, dict[str, Any]]:
     sizes = {key: value for key, value in HF.items() if key != "intermediate_size"}
-    return lambda: _transformers(name, "Dinov2Config", **sizes, mlp_ratio=2)
+    return _transformers("Dinov2Model", "Dinov2Config", **sizes, mlp_ratio=2)
 
 
 def _hf_mae(name: str) -> Callable[[], tuple[nn.Module, dict[str, Any]]]:
@@ -119,7 +125,7 @@ BUILDERS: dict[str, Callable[[], tuple[nn.Module, dict[str, Any]]]] = {
     "hf with another eps": _hf("ViTModel", layer_norm_eps=1e-3),
     "hf without bias": _hf("ViTModel", qkv_bias=False),
     "hf classes": _hf("ViTForImageClassification"),
-    "hf-dinov2": _hf_dinov2(),
+    "hf-dinov2": _hf_dinov2,
     "hf-mae": _hf_mae("ViTMAEForPreTraining"),
     "hf-mae encoder": _hf_mae("ViTMAEModel"),
 }
@@ -136,28 +142,41 @@ def results(name: str, net: nn.Module) -> dict[str, torch.Tensor]:
         found = net.forward_features(x)
         return {"tokens": torch.cat([found["x_norm_clstoken"][:, None], found["x_norm_patchtokens"]], 1)}
     if name.startswith("hf-mae"):
-        noise = torch.rand(2, 16, generator=torch.Generator().manual_seed(2))
+        patches = (SMALL["img_size"] // SMALL["patch_size"]) ** 2
+        noise = torch.rand(2, patches, generator=torch.Generator().manual_seed(2))
         if name == "hf-mae":
-            kept = noise.argsort(dim=1)[:, :8]
+            kept = noise.argsort(dim=1)[:, : patches // 2]
             return {"patches": net(x, noise=noise).logits, "kept": kept}
         net.config.mask_ratio = 0.0
-        tokens = net(x, noise=torch.arange(16.0).expand(2, -1)).last_hidden_state
+        tokens = net(x, noise=torch.arange(float(patches)).expand(2, -1)).last_hidden_state
         return {"tokens": tokens}
     if name == "hf classes":
         return {"tokens": net.vit(x).last_hidden_state, "logits": net(x).logits}
     return {"tokens": net(x).last_hidden_state}
 
 
-def write(name: str, folder: Path) -> None:
+def write(name: str, folder: Path, half: bool = False) -> None:
     """Write a file of the package, its results and its configuration."""
     net, config = BUILDERS[name]()
     fill(net)
+    if half:
+        net.half().float()  # values that a half can hold
     config = json.loads(json.dumps(config, default=str))
     content = {"config": config, "x": image(), **results(name, net), "state_dict": dict(net.state_dict())}
     if name.startswith("hf"):
         content["memory"] = content["state_dict"]
         content["state_dict"] = _saved(net)
+    if half:
+        kept = {key: value.half() for key, value in content["state_dict"].items()}
+        content = {**{key: content[key] for key in content if key != "memory"}, "state_dict": kept}
     torch.save(content, folder / f"{name}.pt")
+
+
+def write_tiny(name: str, folder: Path) -> None:
+    """Write a file that is small enough to be kept, in half precision."""
+    for sizes, changes in TINY:
+        sizes.update(changes)
+    write(name, folder, half=True)
 
 
 def _saved(net: nn.Module) -> dict[str, torch.Tensor]:
@@ -191,10 +210,10 @@ def read(name: str, folder: Path) -> None:
 
 
 def main() -> None:
-    """``writer.py write|read FOLDER [NAME ...]``"""
+    """``writer.py write|tiny|read FOLDER [NAME ...]``"""
     torch.set_num_threads(1)
     for name in sys.argv[3:] or BUILDERS:
-        {"write": write, "read": read}[sys.argv[1]](name, Path(sys.argv[2]))
+        {"write": write, "tiny": write_tiny, "read": read}[sys.argv[1]](name, Path(sys.argv[2]))
 
 
 if __name__ == "__main__":
