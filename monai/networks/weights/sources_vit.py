@@ -254,7 +254,7 @@ VIT_SOURCES: tuple[Source, ...] = (
     Source("hf", "transformers, a ViT", _HF_LAYER, ENCODERS, _HF, REFUSALS, check_hf, unless=_HF_DECODER),
     Source(
         "hf-dinov2",
-        "transformers, a DINOv2 (RAD-DINO, Curia)",
+        "transformers, a DINOv2 (RAD-DINO)",
         _HF_SCALED,
         ENCODERS,
         _HF_DINOV2,

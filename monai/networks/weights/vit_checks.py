@@ -103,7 +103,7 @@ def check_mae(net: nn.Module, state: Mapping[str, Any], config: Mapping[str, Any
         yield from _token(net, state)
     else:
         yield from _way_back(net, decoder=True)
-        if _attention(net.blocks[0]) is not None and not _biased(net.blocks[0]):
+        if any(not _biased(block) for block in _blocks(net, "blocks")):
             yield "MAE's q, k and v always have a bias: the network has to be built with qkv_bias=True."
     if hasattr(net, "decoder_blocks"):
         yield from _decoder(net, state, config.get("decoder_num_heads"), DECODER_HEADS)
@@ -111,7 +111,7 @@ def check_mae(net: nn.Module, state: Mapping[str, Any], config: Mapping[str, Any
 
 def check_hf(net: nn.Module, state: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[str]:
     """For transformers' ViT."""
-    yield from _transformers(net, state, config, 1e-12, ("vit", "vit_mae", "vit_msn"))
+    yield from _transformers(net, state, config, 1e-12, ("vit", "vit_mae"))
     if state:
         yield from _classes(net, state, "classifier", {})
     else:
@@ -121,7 +121,7 @@ def check_hf(net: nn.Module, state: Mapping[str, Any], config: Mapping[str, Any]
 
 def check_hf_dinov2(net: nn.Module, state: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[str]:
     """For transformers' DINOv2."""
-    yield from _transformers(net, state, config, 1e-6, ("dinov2", "curia"))
+    yield from _transformers(net, state, config, 1e-6, ("dinov2",))
     if state:
         yield from _token(net, state)
     else:
@@ -160,7 +160,10 @@ def _transformers(
         return
     kind = config.get("model_type", kinds[0])
     if kind not in kinds:
-        yield f"The configuration is that of a '{kind}', not of {' or '.join(kinds)}: it may compute something else."
+        yield (
+            f"The configuration is that of a '{kind}', not of {' or '.join(kinds)}, and may compute something else. If it "
+            f"is one under another name (Curia), say model_type='{kinds[0]}' in the configuration."
+        )
     activation = config.get("hidden_act", "gelu")
     if activation != "gelu":
         yield f"The file's activation is '{activation}' (hidden_act), and the network's is the exact GELU."
@@ -206,7 +209,10 @@ def _eps(net: nn.Module, eps: float | None) -> Iterator[str]:
         if isinstance(norm, nn.LayerNorm) and not name.endswith("norm_cross_attn")
     ]
     found = sorted({norm.eps for norm in norms})
-    wanted = found[0] if eps is None and found else eps
+    if not found:
+        yield "It has no LayerNorm, which the other network has before each of its parts."
+        return
+    wanted = found[0] if eps is None else eps
     if found != [wanted]:
         others = ", ".join(f"{value:g}" for value in found if value != wanted)
         yield f"Its norms have eps {others}, those of the other network {wanted:g}: build it with norm_eps={wanted:g}."
@@ -215,6 +221,9 @@ def _eps(net: nn.Module, eps: float | None) -> Iterator[str]:
 def _parts(blocks: list[nn.Module]) -> Iterator[str]:
     if any(not getattr(_attention(block), "use_proj_attn", False) for block in blocks):
         yield "Its attention has no output projection, that of the other network has: build it with use_proj_attn=True."
+    norms = [getattr(block, name, None) for block in blocks for name in ("norm1", "norm2")]
+    if any(not isinstance(norm, nn.LayerNorm) for norm in norms):
+        yield "Its blocks have other norms than LayerNorm, which those of the other network have."
     activations = [getattr(getattr(block, "mlp", None), "fn", None) for block in blocks]
     if any(not isinstance(fn, nn.GELU) or fn.approximate != "none" for fn in activations):
         yield "Its activation is not the exact GELU, which the other network has."
@@ -319,8 +328,9 @@ def _had_class_token(state: Mapping[str, Any]) -> bool:
 
 def _way_back(net: nn.Module, decoder: bool = False) -> Iterator[str]:
     """What no package has a place for."""
-    if len(net.patch_embedding.patch_size) != 2:
-        yield f"It takes {len(net.patch_embedding.patch_size)}-D images, those of other packages take 2-D ones."
+    embedding: Any = net.patch_embedding
+    if len(embedding.patch_size) != 2:
+        yield f"It takes {len(embedding.patch_size)}-D images, those of other packages take 2-D ones."
     if hasattr(net, "conv3d_transpose"):
         yield "Its transposed convolutions have no place there: write a ViT with the same encoder."
     if hasattr(net, "decoder_blocks") != decoder:

@@ -41,13 +41,14 @@ def transformers_config(net: nn.Module, name: str) -> dict[str, Any]:
     if name not in MODELS:
         raise ValueError(f"name={name!r} should be one of {tuple(MODELS)}.")
     kind, model = MODELS[name]
-    embedding, block = net.patch_embedding, net.blocks[0]
+    whole: Any = net
+    embedding, block = whole.patch_embedding, whole.blocks[0]
     attention, width = block.attn, block.attn.hidden_input_size
     config = {
         "model_type": kind,
         "architectures": [model],
         "hidden_size": width,
-        "num_hidden_layers": sum(hasattr(layer, "attn") for layer in net.blocks),
+        "num_hidden_layers": sum(hasattr(layer, "attn") for layer in whole.blocks),
         "num_attention_heads": attention.num_heads,
         "layer_norm_eps": block.norm1.eps,
         "hidden_act": "gelu",
@@ -86,17 +87,18 @@ def _head(net: nn.Module, name: str) -> dict[str, Any]:
 def _decoder(net: nn.Module, name: str) -> dict[str, Any]:
     if name != "hf-mae":
         return {}
-    block = net.decoder_blocks[0]
+    whole: Any = net
+    block = whole.decoder_blocks[0]
     return {
         "decoder_hidden_size": block.attn.hidden_input_size,
-        "decoder_num_hidden_layers": sum(hasattr(layer, "attn") for layer in net.decoder_blocks),
+        "decoder_num_hidden_layers": sum(hasattr(layer, "attn") for layer in whole.decoder_blocks),
         "decoder_num_attention_heads": block.attn.num_heads,
         "decoder_intermediate_size": block.mlp.linear1.out_features,
-        "mask_ratio": net.masking_ratio,
+        "mask_ratio": whole.masking_ratio,
     }
 
 
-def _has_bias(attention: nn.Module) -> bool:
+def _has_bias(attention: Any) -> bool:
     linear = attention.qkv if isinstance(attention.qkv, nn.Linear) else attention.to_q
     return linear.bias is not None
 

@@ -59,7 +59,7 @@ class FoldScale(Rule):
     def apply(self, part: Part) -> None:
         keys = [key for key in (f"{self.linear}.weight", f"{self.linear}.bias") if part.prefix + key in part.state]
         if keys and not part.has(self.scale):
-            raise Misfit(f"{part.prefix}{self.scale} is missing, and other blocks of the file have it.")
+            raise Misfit(f"{part.prefix}{self.scale} is missing, which every block of this layout has.")
         for number, key in enumerate(keys):
             scale, value = part.take(self.scale), part.take(key)
             if scale.dim() != 1 or scale.shape[0] != value.shape[0]:
