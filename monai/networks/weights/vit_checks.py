@@ -161,8 +161,8 @@ def _transformers(
     kind = config.get("model_type", kinds[0])
     if kind not in kinds:
         yield (
-            f"The configuration is that of a '{kind}', not of {' or '.join(kinds)}, and may compute something else. If it "
-            f"is one under another name (Curia), say model_type='{kinds[0]}' in the configuration."
+            f"The configuration is that of a '{kind}', not of {' or '.join(kinds)}, and may compute something else. If "
+            f"it is one under another name (Curia), say model_type='{kinds[0]}' in the configuration."
         )
     activation = config.get("hidden_act", "gelu")
     if activation != "gelu":

@@ -27,7 +27,7 @@ from monai.networks.weights import Journal
 from monai.networks.weights.source import recognize, translate, translate_back
 from monai.networks.weights.sources_vit import VIT_SOURCES
 from monai.networks.weights.vit_config import transformers_config
-from tests.parity.foreign.loading import (
+from tests.networks.weights.vit_files import (
     CASES,
     TINY_SIZES,
     as_mae,

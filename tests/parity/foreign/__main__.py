@@ -33,8 +33,7 @@ import torch
 
 from monai.networks.weights.source import translate_back
 from monai.networks.weights.vit_config import transformers_config
-from tests.parity.foreign import writer
-from tests.parity.foreign.loading import (
+from tests.networks.weights.vit_files import (
     CASES,
     FILES,
     TINY_SIZES,
@@ -46,6 +45,7 @@ from tests.parity.foreign.loading import (
     results,
     source_of,
 )
+from tests.parity.foreign import writer
 
 TOLERANCE = 1e-5
 ROOT = Path(__file__).resolve().parents[3]

@@ -10,7 +10,11 @@
 # limitations under the License.
 
 
-"""Files of other packages into networks of this one, and back, held against the results of the packages."""
+"""
+Files of other packages' vision transformers, and the networks of this package that they are loaded into.
+
+``python -m tests.parity.foreign`` has the packages write them; ``--make-tiny`` makes those of tests/testing_data/foreign.
+"""
 
 from __future__ import annotations
 
