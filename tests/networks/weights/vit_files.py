@@ -13,7 +13,7 @@
 """
 Files of other packages' vision transformers, and the networks of this package that they are loaded into.
 
-``python -m tests.parity.foreign`` has the packages write them; ``--make-tiny`` makes those of tests/testing_data/foreign.
+``python -m tests.parity.foreign`` has the packages write them; ``--make-tiny`` makes those that are kept.
 """
 
 from __future__ import annotations
