@@ -543,7 +543,7 @@ FEATURES: tuple[Feature, ...] = (
         ),
         evidence="The packages' own features, of 107 loads and 19 ways back, differ by 7e-7 of the largest at most.",
         paths=("monai/networks/weights/sources_vit.py", "monai/networks/weights/vit_c*.py"),
-        tests=("tests/networks/weights/*vit*.py", "tests/parity/foreign/*", "tests/testing_data/foreign/*"),
+        tests=("tests/networks/weights/*vit*.py", "tests/parity/references/vision_transformers/*", "tests/testing_data/weights/*"),
     ),
     Feature(
         name="weights-tensors",

@@ -181,8 +181,7 @@ def _load(
         _load_all(net, state_dict, facts)
         return account(type(net).__name__, own, Journal(state_dict))
     adapted, report = adapt_weights(net, state_dict, options, facts, config)
-    stay = {key: own[key] for key in own if key not in adapted and options.allow}
-    _load_all(net, {**adapted, **stay}, None)
+    _load_all(net, {**adapted, **{key: own[key] for key in report.left}}, None)
     return report
 
 

@@ -37,19 +37,25 @@ class AdaptedKeys:
         adapted: the checkpoint, which is changed.
         written: as it was written, with what its modules said of themselves.
         request: what the caller says.
+        older: whether the keys may be those of an older layout; otherwise nothing is adapted.
 
     Raises:
         RuntimeError: if keys of two layouts are mixed, or a rule refuses them.
     """
 
     def __init__(
-        self, net: nn.Module, adapted: MutableMapping[str, Any], written: Mapping[str, Any], request: Request
+        self,
+        net: nn.Module,
+        adapted: MutableMapping[str, Any],
+        written: Mapping[str, Any],
+        request: Request,
+        older: bool = True,
     ) -> None:
         def metadata(path: str) -> Mapping[str, Any]:
             return metadata_of(written, path)
 
         self.loads = [Load(part, adapted, prefix, metadata, request) for prefix, part in _outermost(net, "")]
-        for load in self.loads:
+        for load in self.loads if older else ():
             load.adapt()
         self.layouts = [layout for load in self.loads for layout in load.layouts]
         self.whole = Load(net, adapted, "", metadata, request)

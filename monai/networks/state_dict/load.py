@@ -190,6 +190,14 @@ class Load:
             remedy = remedy_for_unexpected(unexpected, self.projections_used())
             yield f"Unexpected key(s) in state_dict: {_quoted(unexpected)}.{remedy}"
 
+    def idle_keys(self) -> Iterator[str]:
+        """Keys of parameters that no output depends on."""
+        for name, module in self.module.named_modules(remove_duplicate=False):
+            keys = getattr(module, "idle_keys", None)
+            if keys is not None:
+                path = f"{self.prefix}{name}." if name else self.prefix
+                yield from (path + key for key in keys())
+
     def projections_used(self) -> bool:
         """Whether every output projection in the checkpoint is known to have been used."""
         wrote_itself = int(self.metadata(self.prefix[:-1]).get("version") or 1) >= OWN_VERSION
@@ -293,7 +301,7 @@ class Load:
         missing = {key for key in self.own if key not in self.state}
         if not missing or not all(any(key.startswith(path) for key in self.state) for path in self.opaque):
             return
-        idle = missing & set(self._idle_keys())
+        idle = missing & set(self.idle_keys())
         never_used = [one for one in attentions if f"{one.prefix}out_proj" in self.unused and one.projects]
         absent = self._without_projection(attentions, missing)
         if missing - idle != {key for one in [*never_used, *absent] for key in one.keys}:
@@ -318,13 +326,6 @@ class Load:
         lacking = [one for one in attentions if one.group not in held and one.projects and missing.issuperset(one.keys)]
         lost = any(self.metadata(one.prefix[:-1]).get("use_proj_attn") for one in lacking)
         return [] if lost else lacking
-
-    def _idle_keys(self) -> Iterator[str]:
-        for name, module in self.module.named_modules(remove_duplicate=False):
-            keys = getattr(module, "idle_keys", None)
-            if keys is not None:
-                path = f"{self.prefix}{name}." if name else self.prefix
-                yield from (path + key for key in keys())
 
     def _give_names_back(self, written: Mapping[str, Any], foreign: list[str]) -> None:
         """Give keys that found no place their names back, so that what torch reports are the user's."""

@@ -23,8 +23,8 @@ import torch.nn as nn
 
 from monai.networks.state_dict.adapting import AdaptedKeys
 from monai.networks.state_dict.hooks import CheckpointFacts, Request
-from monai.networks.state_dict.layouts import recognize_layouts
 from monai.networks.state_dict.refusals import refuse
+from monai.networks.state_dict.rules import Drop
 
 from .journal import Journal
 from .report import LoadReport, account
@@ -128,12 +128,15 @@ def adapt_weights(
     source = _source_of(net, journal, own, options)
     if source is not None:
         translate(net, journal, source, config() if config is not None else None)
-    # what another package left out is missing: only our own networks were built without it
-    request = Request(strict=source is None, facts=facts or CheckpointFacts(), careful=source is None)
-    keys = AdaptedKeys(net, journal, state_dict, request)
+    request = Request(strict=True, facts=facts or CheckpointFacts(), careful=True)
+    # what another package did not write is missing: nothing is completed, as it is for our own older networks
+    keys = AdaptedKeys(net, journal, state_dict, request, older=source is None or source.is_monai)
     _fit(journal, net, options.sizes)
     _leave_out(journal, [key for key in journal if key not in own], options)  # by the names that they have by now
     left = _leave(own, journal, options)
+    if source is not None:
+        idle = {key for load in keys.loads for key in load.idle_keys()}
+        left.update(dict.fromkeys((key for key in own if key in idle and key not in journal), Drop.does))
     problems = [*_patterns_without_use(own, journal, options), *_with_remedies(keys.misfits(), journal, net)]
     keys.whole.own = {key: value for key, value in keys.whole.own.items() if key not in left}
     gaps = list(keys.whole.missing_and_unexpected())
@@ -176,11 +179,7 @@ def _source_of(net: nn.Module, journal: Journal, own: Mapping[str, Any], options
             refuse(net, [f"source={source.name!r}, but no key of the file is one of {source.package}."])
         return source
     found = _recognized(net, foreign)
-    from_elsewhere = any(not source.is_monai for source, _ in found)
-    layouts = recognize_layouts(foreign) if from_elsewhere else []
-    older = [layout for layout in layouts if layout.is_old and layout.rules]
     signs = [f"{source.package} ({key})" for source, key in found]
-    signs += [f"{layout.source} ({layout.evidence})" for layout in older]
     if len(signs) > 1:
         choice = f"Name the one that wrote it by source=: {', '.join(repr(source.name) for source, _ in found)}."
         refuse(net, [f"the keys are those of several packages: {'; '.join(signs)}. {choice}"])

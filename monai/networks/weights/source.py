@@ -97,9 +97,7 @@ def recognize(sources: Iterable[Source], keys: Iterable[str]) -> list[tuple[Sour
     return [(source, key) for source, key in found if key is not None]
 
 
-def translate(
-    net: nn.Module, journal: Journal, source: Source, config: Mapping[str, Any] | None = None, prefix: str = ""
-) -> None:
+def translate(net: nn.Module, journal: Journal, source: Source, config: Mapping[str, Any] | None = None) -> None:
     """
     Give the tensors of a file the names that a network of this package has for them. Changes the journal alone.
 
@@ -108,7 +106,6 @@ def translate(
         journal: the tensors of the file.
         source: their layout.
         config: the configuration that the package saved beside its weights, where there is one.
-        prefix: of the network's keys in the journal.
 
     Raises:
         RuntimeError: with all reasons, if the network cannot compute what the file's network did.
@@ -124,7 +121,7 @@ def translate(
     if not problems:
         try:
             source.adapt(journal, config or {})
-            _apply(net, journal, source, prefix)
+            _apply(net, journal, source)
         except Misfit as error:
             problems.append(str(error))
     if problems:
@@ -170,10 +167,10 @@ class _Backwards(Part):
         return True
 
 
-def _apply(net: nn.Module, journal: Journal, source: Source, prefix: str) -> None:
-    own = {prefix + key: value for key, value in net.state_dict().items()}
+def _apply(net: nn.Module, journal: Journal, source: Source) -> None:
+    own = dict(net.state_dict())
     for name, module, rules in _by_module(net, source):
-        part = Part(module, prefix + (f"{name}." if name else ""), journal, own)
+        part = Part(module, f"{name}." if name else "", journal, own)
         for rule in rules:
             with journal.doing(rule.does):
                 rule.apply(part)

@@ -16,10 +16,11 @@ from __future__ import annotations
 from .source import Source
 from .sources_diffusion import SOURCES as DIFFUSION_SOURCES
 from .sources_swin import SOURCES as SWIN_SOURCES
+from .sources_vit import VIT_SOURCES
 
 __all__ = ["SOURCES", "source_called"]
 
-SOURCES: tuple[Source, ...] = (*DIFFUSION_SOURCES, *SWIN_SOURCES)
+SOURCES: tuple[Source, ...] = (*VIT_SOURCES, *DIFFUSION_SOURCES, *SWIN_SOURCES)
 
 
 def source_called(name: str) -> Source:

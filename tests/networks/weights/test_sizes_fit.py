@@ -22,7 +22,6 @@ from monai.networks.weights.journal import Journal
 from monai.networks.weights.positions import place_grid, resample_positions
 from monai.networks.weights.size_remedies import remedy_for_size
 from tests.differences import max_difference
-from tests.parity.references.weights import filled
 
 torch.set_num_threads(1)
 
@@ -53,8 +52,13 @@ SPACINGS = ((2.0, 2.0), (1.0, 1.0))
 
 def network(cls, **arguments):
     """A network whose every weight matters."""
-    net = cls(**arguments).eval()
-    net.load_state_dict(filled(net.state_dict(), 1))
+    net, generator = cls(**arguments).eval(), torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            spread = 0.1 if parameter.dim() < 2 else parameter[0].numel() ** -0.5
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * spread)
+            if parameter.dim() == 1:
+                parameter.add_(0.5)
     return net
 
 

@@ -13,7 +13,8 @@
 """
 Files of other packages' vision transformers, and the networks of this package that they are loaded into.
 
-``python -m tests.parity.foreign`` has the packages write them; ``--make-tiny`` makes those that are kept.
+``python -m tests.parity.references.vision_transformers`` has the packages write them; ``--make-tiny`` makes those that
+are kept.
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ import lzma
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +31,9 @@ import torch
 import torch.nn as nn
 
 from monai.networks.nets import MaskedAutoEncoderViT, ViT
-from monai.networks.weights import Journal, LoadReport
-from monai.networks.weights.report import account
-from monai.networks.weights.source import Source, recognize, translate
+from monai.networks.weights import LoadReport
+from monai.networks.weights.load import WeightOptions, adapt_weights
+from monai.networks.weights.source import Source
 from monai.networks.weights.sources_vit import VIT_SOURCES
 
 __all__ = [
@@ -82,7 +82,7 @@ TINY_SIZES: dict[str, dict[str, Any]] = {
     "hf-mae": {**TINY_HF, "decoder_hidden_size": 16, "decoder_mlp_dim": 24, "decoder_num_heads": 2},
 }
 """The files that the repository keeps, with the sizes of their networks."""
-FILES = Path(__file__).resolve().parents[2] / "testing_data" / "foreign"
+FILES = Path(__file__).resolve().parents[2] / "testing_data" / "weights"
 MAE_NAMES = (
     (r"^decoder\.decoder_(?:encoder\.layer|layers)\.", "decoder_blocks."),
     (r"^decoder\.", ""),
@@ -104,7 +104,7 @@ HEAD = ("classification_head.*",)
 @dataclass(frozen=True)
 class Case:
     """
-    A file of :mod:`tests.parity.foreign.writer` and the network that it is loaded into.
+    A file of :mod:`tests.parity.references.vision_transformers.writer` and the network that it is loaded into.
 
     Args:
         name: of the file.
@@ -207,32 +207,15 @@ def load(
     Raises:
         RuntimeError: if a tensor of the file or a parameter of the network is unaccounted for.
     """
-    journal = Journal(state_dict)
-    for key in [key for key in journal if any(fnmatch(key, pattern) for pattern in ignore)]:
-        journal.ignore(key, "the user said so")
-    found = [layout for layout, _ in recognize(VIT_SOURCES, journal)]
-    if source is None and len(found) != 1:
-        raise RuntimeError(f"The layout is not clear: {[layout.name for layout in found]}")
-    layout = found[0] if source is None else source_of(source)
-    translate(net, journal, layout, config)
-    own = net.state_dict()
-    idle = {
-        f"{name}.{key}" for name, part in net.named_modules() if hasattr(part, "idle_keys") for key in part.idle_keys()
-    }
-    left = {key: "allowed" for key in own if key not in journal and any(fnmatch(key, pattern) for pattern in allow)}
-    left.update({key: "no output depends on it" for key in own if key not in journal and key in idle})
-    extra, missing = journal.keys() - own.keys(), own.keys() - journal.keys() - left.keys()
-    shapes = [key for key in journal.keys() & own.keys() if journal[key].shape != own[key].shape]
-    if extra or missing or shapes:
-        raise RuntimeError(f"left over {sorted(extra)}, missing {sorted(missing)}, of another shape {shapes}")
-    report = account(type(net).__name__, own, journal, [layout.package], left)
-    net.load_state_dict({**{key: own[key] for key in left}, **journal})
+    options = WeightOptions(source, tuple(allow), tuple(ignore))
+    adapted, report = adapt_weights(net, state_dict, options, config=lambda: config or {})
+    net.load_state_dict({**net.state_dict(), **adapted})
     return report
 
 
 @torch.no_grad()
 def results(net: nn.Module, content: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """What :func:`tests.parity.foreign.writer.results` has, of a network of this package."""
+    """What :func:`tests.parity.references.vision_transformers.writer.results` has, of a network of this package."""
     if "patches" in content:
         kept = content["kept"]
         mask = torch.ones(content["patches"].shape[:2], dtype=torch.int).scatter(1, kept, 0)

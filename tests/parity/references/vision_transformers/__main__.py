@@ -45,7 +45,7 @@ from tests.networks.weights.vit_files import (
     results,
     source_of,
 )
-from tests.parity.foreign import writer
+from tests.parity.references.vision_transformers import writer
 
 TOLERANCE = 1e-5
 ROOT = Path(__file__).resolve().parents[3]
@@ -131,7 +131,7 @@ def _run(python: Path, command: str, folder: Path, names: list[str]) -> None:
 
 def main() -> int:
     """Run the command. Returns 1 if a result differs."""
-    parser = argparse.ArgumentParser(prog="python -m tests.parity.foreign", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.parity.references.vision_transformers", description=__doc__)
     parser.add_argument("--python", type=Path, help="an environment that is there already, with all packages")
     parser.add_argument(
         "--make-tiny", action="store_true", help=f"write the files of {FILES.relative_to(ROOT)}, and stop"
