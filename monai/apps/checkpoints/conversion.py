@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from typing import Any
 import torch
 import torch.nn as nn
 
-from monai.networks.checkpoints.load import adapted_checkpoint
+from monai.networks.checkpoints.load import SOURCE_CONFIG, adapted_checkpoint
 from monai.networks.checkpoints.untrusted import refusing
 from monai.networks.checkpoints.unwrap import with_versions
 from monai.networks.checkpoints.write import check_target, write_checkpoint
@@ -33,6 +34,7 @@ from monai.networks.state_dict.torch_private import all_metadata
 from monai.networks.weights.report import LoadReport
 from monai.networks.weights.source import Source, translate_back
 from monai.networks.weights.sources import SOURCES
+from monai.utils.whole_files import check_place, replacing
 
 from .network_config import NetworkConfig
 from .progress import bar
@@ -61,6 +63,7 @@ class Conversion:
         size: bytes of the target.
         arguments: what a network that takes the target is built from.
         account: what became of every parameter of the network and of every tensor of the source.
+        config: the configuration that another package keeps beside its weights, which was written, too.
     """
 
     source: str
@@ -76,6 +79,7 @@ class Conversion:
     size: int
     arguments: dict[str, Any]
     account: LoadReport
+    config: str | None = None
 
 
 def convert_checkpoint(
@@ -116,6 +120,9 @@ def convert_checkpoint(
     source = None if layout in LAYOUTS else _layout_called(layout)
     target = Path(target)
     check_target(target, overwrite)
+    beside = target.parent / SOURCE_CONFIG if source is not None and source.written_config is not None else None
+    if beside is not None:
+        check_place(beside, overwrite)
     net = config.build("meta")
     with refusing():
         adapted, checkpoint = adapted_checkpoint(net, path, name, facts, **(options or {}))
@@ -128,11 +135,17 @@ def convert_checkpoint(
         adapted, arguments = release_state_dict(net, adapted), release_arguments(net, arguments)
     else:  # what the network's own state dict tells beside its tensors, so that nothing has to be asked again
         adapted = with_versions(adapted, all_metadata(net.state_dict()))
-    beside = next((part for part in reversed(checkpoint.wrappers) if part.endswith("state_dict")), "unet_state_dict")
+    name_there = next(
+        (part for part in reversed(checkpoint.wrappers) if part.endswith("state_dict")), "unet_state_dict"
+    )
+    scale_factor = checkpoint.scale_factor if source is None else None  # other packages keep it elsewhere
     tensors = [value for value in adapted.values() if torch.is_tensor(value)]
     total = sum(value.numel() * value.element_size() for value in tensors)
     with bar(f"writing {target.name}", total, progress) as advance:
-        write_checkpoint(target, adapted, checkpoint.scale_factor, beside, overwrite, advance)
+        write_checkpoint(target, adapted, scale_factor, name_there, overwrite, advance)
+    if source is not None and source.written_config is not None and beside is not None:
+        with replacing(beside, overwrite) as partial:
+            partial.write_text(json.dumps(source.written_config(net), indent=2), encoding="utf-8")
     return Conversion(
         source=str(path),
         target=str(target),
@@ -140,13 +153,14 @@ def convert_checkpoint(
         network=config.cls.__name__,
         written_by=recognize_layouts(checkpoint.state_dict),
         wrappers=checkpoint.wrappers,
-        scale_factor=checkpoint.scale_factor,
+        scale_factor=scale_factor,
         keys_read=len(checkpoint.state_dict),
         keys_written=len(adapted),
         parameters=sum(value.numel() for value in tensors),
         size=target.stat().st_size,
         arguments=arguments,
         account=checkpoint.report,
+        config=None if beside is None else str(beside),
     )
 
 

@@ -141,6 +141,8 @@ def _converted(report: Conversion) -> str:
     if report.scale_factor is not None:
         where = "in its metadata" if Path(report.target).suffix.lower() == ".safetensors" else "beside the state dict"
         lines.append(_line("scale factor", f"{report.scale_factor:g}, {where}"))
+    if report.config is not None:
+        lines.append(_line("configuration", report.config))
     if report.layout == "monai-1.6":
         arguments = ", ".join(f"{name}={value!r}" for name, value in report.arguments.items())
         lines.append(_line("build it", f"{report.network}({arguments})"))

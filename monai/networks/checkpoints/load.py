@@ -35,7 +35,7 @@ from monai.networks.weights.report import LoadReport, account
 from .read import Checkpoint, inside_of_wrappers, read_checkpoint
 from .untrusted import listed
 
-__all__ = ["adapted_checkpoint", "config_beside", "has_nan_or_inf", "load_checkpoint", "not_finite"]
+__all__ = ["SOURCE_CONFIG", "adapted_checkpoint", "config_beside", "has_nan_or_inf", "load_checkpoint", "not_finite"]
 
 SOURCE_CONFIG = "config.json"  # as transformers and diffusers save it beside their weights
 

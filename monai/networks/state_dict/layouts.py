@@ -314,7 +314,7 @@ LAYOUTS: tuple[Layout, ...] = (
         "timm",
         "timm or DINO, a vision transformer",
         r"(?:^|\.)patch_embed\.proj\.weight$",
-        "another package's keys, which are not translated: they are no network of MONAI",
+        "another package's keys: monai.networks.load_checkpoint(net, file) translates those of networks like ViT",
     ),
     Layout(
         "MONAI",

@@ -60,6 +60,8 @@ class Source:
         check: see :data:`Check`.
         adapt: see :data:`Adapt`.
         reversible: whether the way back gives what the package loads.
+        written_config: gives the configuration with which the package builds such a network, where it keeps one in
+            ``config.json`` beside the weights.
         is_monai: whether MONAI wrote it, so that older layouts of MONAI may lie in it, too.
         unless: pattern of a key that shows that it is another layout, which has such keys, too; none by default.
     """
@@ -73,6 +75,7 @@ class Source:
     check: Check = field(default=_nothing)
     adapt: Adapt = field(default=_as_they_are)
     reversible: bool = True
+    written_config: Callable[[nn.Module], dict[str, Any]] | None = None
     is_monai: bool = False
     unless: str | None = None
 

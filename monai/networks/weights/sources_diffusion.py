@@ -134,6 +134,7 @@ DIFFUSERS = Source(
     ),
     check=problems,
     adapt=_time_as_here,
+    written_config=diffusers_config,
 )
 
 SOURCES: tuple[Source, ...] = (DIFFUSERS,)

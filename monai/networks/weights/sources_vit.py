@@ -19,10 +19,13 @@ there to this package's.
 
 from __future__ import annotations
 
+from functools import partial
+
 from monai.networks.state_dict.rules import DropPart, Join, Rename, Rule, Split
 
 from .source import Source
 from .vit_checks import check_dinov2, check_hf, check_hf_dinov2, check_hf_mae, check_mae, check_timm
+from .vit_config import transformers_config
 from .vit_rules import (
     ClassPosition,
     DecoderLeftOut,
@@ -251,7 +254,17 @@ VIT_SOURCES: tuple[Source, ...] = (
         check_dinov2,
     ),
     Source("mae", "MAE of its authors", _DECODER_KEY, ENCODERS, _MAE, (*REFUSALS, *WITHOUT_CLASSES), check_mae),
-    Source("hf", "transformers, a ViT", _HF_LAYER, ENCODERS, _HF, REFUSALS, check_hf, unless=_HF_DECODER),
+    Source(
+        "hf",
+        "transformers, a ViT",
+        _HF_LAYER,
+        ENCODERS,
+        _HF,
+        REFUSALS,
+        check_hf,
+        written_config=partial(transformers_config, name="hf"),
+        unless=_HF_DECODER,
+    ),
     Source(
         "hf-dinov2",
         "transformers, a DINOv2 (RAD-DINO)",
@@ -260,6 +273,7 @@ VIT_SOURCES: tuple[Source, ...] = (
         _HF_DINOV2,
         (*REFUSALS, *WITHOUT_CLASSES),
         check_hf_dinov2,
+        written_config=partial(transformers_config, name="hf-dinov2"),
     ),
     Source(
         "hf-mae",
@@ -269,6 +283,7 @@ VIT_SOURCES: tuple[Source, ...] = (
         _HF_MAE,
         (*REFUSALS, *WITHOUT_CLASSES),
         check_hf_mae,
+        written_config=partial(transformers_config, name="hf-mae"),
     ),
 )
 """The layouts, no two of which are shown by the same file."""
