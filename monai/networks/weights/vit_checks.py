@@ -170,9 +170,23 @@ def _transformers(
     yield from _common(
         net, state, config.get("layer_norm_eps", eps), config.get("num_attention_heads", 12), {}, "num_attention_heads"
     )
-    depth, wanted = FileFacts.read(state).depth, config.get("num_hidden_layers")
-    if wanted is not None and depth != wanted:
-        yield f"The file has {depth or 0} blocks, and its configuration has num_hidden_layers={wanted}."
+    yield from _of_another_network(FileFacts.read(state), config)
+
+
+def _of_another_network(facts: FileFacts, config: Mapping[str, Any]) -> Iterator[str]:
+    """A configuration of other sizes than the file's tells nothing of its heads, eps and activation."""
+    found = {
+        "num_hidden_layers": facts.depth or 0,
+        "hidden_size": facts.width,
+        "intermediate_size": facts.mlp,
+    }
+    for name, has in found.items():
+        wanted = config.get(name)
+        if None not in (has, wanted) and has != wanted:
+            yield (
+                f"The file has {name}={has}, and its configuration {name}={wanted}: it is that of another network. "
+                "Give the file's own as the configuration."
+            )
 
 
 def _common(

@@ -89,6 +89,8 @@ TEST_CASES_CONFIGURATIONS = [
     ["hf classes", {"layer_norm_eps": 1e-6}, "norm_eps=1e-06"],
     ["hf classes", {"num_attention_heads": 4}, "num_heads=4"],
     ["hf classes", {"num_hidden_layers": 3}, "num_hidden_layers=3"],
+    ["hf classes", {"hidden_size": 64}, "hidden_size=64"],
+    ["hf-mae", {"intermediate_size": 96}, "intermediate_size=96"],
     ["hf classes", {"model_type": "vilt"}, "vilt"],
     ["hf-dinov2", {"model_type": "dinov3_vit"}, "dinov3_vit"],
     ["hf-mae", {"decoder_num_attention_heads": 4}, "decoder_num_heads=4"],
