@@ -29,7 +29,7 @@ from monai.networks.state_dict.adapting import adapted_state_dict
 from monai.networks.state_dict.hooks import CheckpointFacts, OldCheckpoints
 from monai.networks.state_dict.sharded import is_sharded, load_into_sharded
 from monai.networks.weights.journal import Journal
-from monai.networks.weights.load import WeightOptions, account_of_partial, adapt_weights, weight_options
+from monai.networks.weights.load import WeightOptions, account_of_partial, adapt_weights, tied_keys, weight_options
 from monai.networks.weights.report import LoadReport, account
 
 from .read import Checkpoint, inside_of_wrappers, read_checkpoint
@@ -127,10 +127,16 @@ def load_checkpoint(
         )
     whole = inside_of_wrappers(net)
     bare = _part_of(whole, into)
+    _refuse_without_memory(bare)
     checkpoint = read_checkpoint(path, bare, name, weights)
     report = _load(bare, checkpoint, facts, strict, options, partial(config_beside, Path(path), source_config))
     _warn_not_finite(checkpoint)
-    return replace(checkpoint, report=report.inside(type(whole).__name__, whole.state_dict(), into) if into else report)
+    if into:
+        ties = {
+            key: other for keys in tied_keys(whole) for key in keys for other in keys if other.startswith(f"{into}.")
+        }
+        report = report.inside(type(whole).__name__, whole.state_dict(), into, ties)
+    return replace(checkpoint, report=report)
 
 
 def adapted_checkpoint(
@@ -177,7 +183,7 @@ def _load(
         else:
             net.load_state_dict(state_dict, strict=False)
         return account_of_partial(net, state_dict)
-    if state_dict.keys() == own.keys() and options == WeightOptions():
+    if state_dict.keys() == own.keys() and options == WeightOptions() and not tied_keys(net):
         _load_all(net, state_dict, facts)
         return account(type(net).__name__, own, Journal(state_dict))
     adapted, report = adapt_weights(net, state_dict, options, facts, config)
@@ -210,6 +216,21 @@ def _part_of(net: nn.Module, into: str) -> nn.Module:
     except AttributeError:
         names = listed([name for name, _ in net.named_children()])
         raise ValueError(f"into={into!r} is no submodule of {type(net).__name__}: it has {names}.") from None
+
+
+def _refuse_without_memory(net: nn.Module) -> None:
+    """
+    Raises:
+        RuntimeError: if the network lies on the meta device, where nothing can be loaded.
+    """
+    empty = (
+        [] if is_sharded(net) else [key for key, value in net.state_dict().items() if getattr(value, "is_meta", False)]
+    )
+    if empty:
+        raise RuntimeError(
+            f"{listed(empty)}: on the meta device, where there is no memory for weights. Call "
+            "net.to_empty(device='cpu') first; what the file does not hold has no values then."
+        )
 
 
 def config_beside(path: Path, config: Mapping[str, Any] | str | os.PathLike | None) -> Mapping[str, Any]:

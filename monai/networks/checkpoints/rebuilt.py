@@ -14,8 +14,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from enum import Enum
+from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn as nn
 
@@ -23,7 +26,8 @@ from .untrusted import shortened
 
 __all__ = ["differences", "has_values_beside", "hidden_modules", "misfits", "silent_buffers"]
 
-PLAIN = (type(None), bool, int, float, str, torch.dtype)
+PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, Enum, np.generic, np.ndarray)
+FUNCTIONS = (FunctionType, BuiltinFunctionType, type)
 OF_EVERY_MODULE = frozenset(vars(nn.Module()))  # its tables, and whether it trains
 
 
@@ -102,14 +106,27 @@ def _settings(module: nn.Module, other: nn.Module) -> Iterator[str]:
                 yield f"{name}, a tensor that is not saved, has other values than are built"
         elif name.startswith("pretrained"):
             continue
-        elif _is_plain(value) and _is_plain(expected) and value != expected:
-            yield f"{name} is {value!r}, built is {expected!r}"
+        elif (_says_all(value) or _says_all(expected)) and not _same(value, expected):
+            yield f"{name} is {shortened(repr(value))}, built is {shortened(repr(expected))}"
 
 
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, (list, tuple)):
-        return all(map(_is_plain, value))
+def _says_all(value: Any) -> bool:
+    """Whether ``==`` tells if two are the same: plain values, what is made of them, and named functions."""
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return all(map(_says_all, value))
+    if isinstance(value, dict):
+        return all(map(_says_all, value.values()))
+    if isinstance(value, FUNCTIONS):
+        return "<" not in value.__qualname__  # one that __init__ defines is another one each time
     return isinstance(value, PLAIN)
+
+
+def _same(value: Any, built: Any) -> bool:
+    if torch.is_tensor(value) != torch.is_tensor(built):
+        return False
+    if isinstance(value, np.ndarray) or isinstance(built, np.ndarray):
+        return np.array_equal(value, built)
+    return bool(value == built)
 
 
 def _equal(value: torch.Tensor, built: torch.Tensor) -> bool:

@@ -125,7 +125,7 @@ class _Plan:
             asked.update({} if value is None else {name: f"{name}={value!r}"})
         used = self.used.union(step.option for steps in self.steps.values() for step in steps)
         left = [text for name, text in asked.items() if name not in used]
-        return [f"{text} changes nothing: no tensor of the file needs it. Leave it out." for text in left]
+        return [f"{text} changes nothing: no tensor of the file {_what_needs(text)}." for text in left]
 
     def _add(self, key: str, value: torch.Tensor, text: str, kind: str, option: str) -> torch.Tensor:
         self.steps.setdefault(key, []).append(_Step(value, text, kind, option))
@@ -303,6 +303,15 @@ class _Plan:
             value = adapt_out_channels(x, options.out_channels, want, axis)
             text = _channels_text("out_channels", options.out_channels, pair)
             self._add(key, value, text, "converted", "out_channels")
+
+
+def _what_needs(asked: str) -> str:
+    if asked.startswith(("in_channels=(", "out_channels=(")):
+        return (
+            "has another number of channels than the network. Leave it out if their order is the same, and reorder the "
+            "weights of the file if it is not"
+        )
+    return "needs it. Leave it out"
 
 
 def _times(sizes: tuple[int, ...] | list[int]) -> str:

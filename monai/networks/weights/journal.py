@@ -89,6 +89,11 @@ class Journal(dict):
         with self.doing(why):
             self.pop(key)
 
+    def share(self, key: str, other: str) -> None:
+        """Say that a tensor of the network is the same one as another, and comes from where that comes from."""
+        super().__setitem__(key, self[other])
+        self.origins[key] = self.origins[other]
+
     def pop(self, key: str, *default: Any) -> Any:  # type: ignore[override]
         """Take a tensor out."""
         if key not in self:

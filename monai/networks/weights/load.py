@@ -19,19 +19,21 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
+import torch
 import torch.nn as nn
 
 from monai.networks.state_dict.adapting import AdaptedKeys
 from monai.networks.state_dict.hooks import CheckpointFacts, Request
 from monai.networks.state_dict.refusals import refuse
 from monai.networks.state_dict.rules import Drop
+from monai.networks.state_dict.sharded import is_sharded
 
 from .journal import Journal
 from .report import LoadReport, account
 from .size_options import SizeOptions
 from .source import Source, becomes, recognize, translate
 
-__all__ = ["WeightOptions", "account_of_partial", "adapt_weights", "weight_options"]
+__all__ = ["WeightOptions", "account_of_partial", "adapt_weights", "tied_keys", "weight_options"]
 
 Config = Mapping[str, Any]
 FEW = 8
@@ -123,6 +125,8 @@ def adapt_weights(
         RuntimeError: if anything is left that the options do not name, or nothing is loaded at all.
     """
     options = options or WeightOptions()
+    if options.sizes and is_sharded(net):
+        refuse(net, ["sizes are not changed on the way into a sharded network: load it first, and shard it then."])
     journal, own = Journal(state_dict), net.state_dict()
     _leave_out(journal, list(journal), options)
     source = _source_of(net, journal, own, options)
@@ -137,7 +141,11 @@ def adapt_weights(
     if source is not None:
         idle = {key for load in keys.loads for key in load.idle_keys()}
         left.update(dict.fromkeys((key for key in own if key in idle and key not in journal), Drop.does))
-    problems = [*_patterns_without_use(own, journal, options), *_with_remedies(keys.misfits(), journal, net)]
+    problems = [
+        *_settle_ties(net, journal, left),
+        *_patterns_without_use(own, journal, options),
+        *_with_remedies(keys.misfits(), journal, net),
+    ]
     keys.whole.own = {key: value for key, value in keys.whole.own.items() if key not in left}
     gaps = list(keys.whole.missing_and_unexpected())
     problems += [*gaps, HINT] if gaps and _loads_anything(own, left, journal) else gaps
@@ -208,6 +216,40 @@ def _leave(own: Mapping[str, Any], journal: Journal, options: WeightOptions) -> 
             journal.ignore(key, OTHER_SHAPE.format(list(have.shape), list(want.shape), reason))
             left[key] = reason
     return left
+
+
+def _settle_ties(net: nn.Module, journal: Journal, left: dict[str, str]) -> Iterator[str]:
+    """
+    Where parameters are one and the same tensor, what is loaded into one of them is in all of them.
+
+    Yields:
+        which of them have other values in the file, a line each
+    """
+    for keys in tied_keys(net):
+        held = [key for key in keys if key in journal]
+        for key in keys:
+            if held and key not in journal:
+                left.pop(key, None)
+                journal.share(key, held[0])
+        values = [journal[key] for key in held]
+        if any(value is not values[0] and not _equal(value, values[0]) for value in values[1:]):
+            yield (
+                f"{', '.join(held)} are one and the same tensor in the network, and have other values each in the "
+                "file: it is of a network in which they are several. Build one like it."
+            )
+
+
+def tied_keys(net: nn.Module) -> list[list[str]]:
+    """Keys of the state dict that stand for one and the same tensor, for each that has several."""
+    names: dict[int, list[str]] = {}
+    for key, value in net.state_dict(keep_vars=True).items():
+        if isinstance(value, torch.Tensor):
+            names.setdefault(id(value), []).append(key)
+    return [keys for keys in names.values() if len(keys) > 1]
+
+
+def _equal(value: Any, other: Any) -> bool:
+    return value.shape == other.shape and bool(torch.equal(value, other))
 
 
 def _matching(keys: Iterable[str], patterns: Iterable[str]) -> str | None:

@@ -99,7 +99,7 @@ class LoadReport:
         """Tensors of the file that went nowhere, and why."""
         return {line.key: line.how for line in self.tensors if line.outcome == "ignored"}
 
-    def inside(self, network: str, own: Mapping[str, Any], path: str) -> LoadReport:
+    def inside(self, network: str, own: Mapping[str, Any], path: str, ties: Mapping[str, str]) -> LoadReport:
         """
         The account of a network of which a submodule was loaded.
 
@@ -107,10 +107,16 @@ class LoadReport:
             network: its class.
             own: its state dict.
             path: of the submodule.
+            ties: keys of parameters that are the same tensor as one of the submodule, and that one's key.
         """
         lines = {f"{path}.{line.key}": replace(line, key=f"{path}.{line.key}") for line in self.parameters}
         why = f"it is not in {path}, which the file is for"
-        parameters = (lines.get(key, ParameterLine(key, _shape(value), LEFT, why, ())) for key, value in own.items())
+        parameters = []
+        for key, value in own.items():
+            line = lines.get(ties.get(key, key))
+            parameters.append(
+                ParameterLine(key, _shape(value), LEFT, why, ()) if line is None else replace(line, key=key)
+            )
         return replace(self, network=network, parameters=tuple(parameters))
 
     def to_json(self) -> str:

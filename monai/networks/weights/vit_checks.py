@@ -78,6 +78,8 @@ def check_timm(net: nn.Module, state: Mapping[str, Any], config: Mapping[str, An
     known = HEADS if not state or _had_class_token(state) else {}
     yield from _common(net, state, said.get("layer_norm_eps", TIMM_EPS), said.get("num_heads"), known)
     if state:
+        facts = FileFacts.read(state)
+        yield from _of_another_network({"depth": facts.depth, "embed_dim": facts.width}, said)
         yield from _classes(net, state, "head", said)
         yield from _untold(state, said)
     else:
@@ -170,16 +172,13 @@ def _transformers(
     yield from _common(
         net, state, config.get("layer_norm_eps", eps), config.get("num_attention_heads", 12), {}, "num_attention_heads"
     )
-    yield from _of_another_network(FileFacts.read(state), config)
+    facts = FileFacts.read(state)
+    names = {"num_hidden_layers": facts.depth or 0, "hidden_size": facts.width, "intermediate_size": facts.mlp}
+    yield from _of_another_network(names, config)
 
 
-def _of_another_network(facts: FileFacts, config: Mapping[str, Any]) -> Iterator[str]:
+def _of_another_network(found: Mapping[str, int | None], config: Mapping[str, Any]) -> Iterator[str]:
     """A configuration of other sizes than the file's tells nothing of its heads, eps and activation."""
-    found = {
-        "num_hidden_layers": facts.depth or 0,
-        "hidden_size": facts.width,
-        "intermediate_size": facts.mlp,
-    }
     for name, has in found.items():
         wanted = config.get(name)
         if None not in (has, wanted) and has != wanted:

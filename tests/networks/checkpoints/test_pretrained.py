@@ -24,6 +24,7 @@ from functools import partial
 from pathlib import Path
 from unittest import mock
 
+import numpy as np
 import pytest
 import torch
 import torch.nn as nn
@@ -36,7 +37,7 @@ from monai.networks import from_pretrained, load_checkpoint, read_checkpoint, sa
 from monai.networks.checkpoints.network_def import NetworkBuilder
 from monai.networks.checkpoints.untrusted import CheckpointRefused
 from monai.networks.construction import RECORD, encoded, record_construction
-from monai.utils import optional_import
+from monai.utils import BlendMode, optional_import
 from tests.networks.checkpoints.file_case import FileCase
 from tests.networks.checkpoints.small_networks import NETWORKS, outputs
 from tests.networks.test_construction import VALUES
@@ -48,6 +49,19 @@ QUICK = ("ViT", "DecoderOnlyTransformer", "AutoencoderKL", "DiffusionModelUNetMa
 UNET = {"spatial_dims": 2, "in_channels": 1, "out_channels": 2, "channels": (4, 8), "strides": (2,)}
 VIT = {"in_channels": 1, "img_size": 16, "patch_size": 8, "hidden_size": 8, "mlp_dim": 8, "num_layers": 1,
        "num_heads": 2, "spatial_dims": 2}  # fmt: skip
+
+
+class WithSettings(nn.Module):
+    """A user's network, with settings that are no numbers of Python."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(1, 1)
+        self.scale, self.options, self.function = np.float32(1.0), {"scale": 1.0}, torch.tanh
+        self.kind, self.levels = BlendMode.CONSTANT, (1, None)
+
+
+record_construction(WithSettings)
 
 
 class WithHead(nets.UNet):
@@ -339,6 +353,22 @@ class TestGivenConfig(PretrainedCase):
 
 
 class TestSaving(PretrainedCase):
+    @parameterized.expand(
+        [
+            ("scale", 2.0),
+            ("options", {"scale": 2.0}),
+            ("function", torch.relu),
+            ("kind", BlendMode.GAUSSIAN),
+            ("levels", None),
+        ]
+    )
+    def test_settings_of_any_kind_that_were_changed(self, name, value):
+        save_pretrained(WithSettings(), self.folder / "as it was built")
+        net = WithSettings()
+        setattr(net, name, value)
+        with self.assertRaisesRegex(ValueError, f"{name} is"):
+            save_pretrained(net, self.saved)
+
     @parameterized.expand(CHANGED)
     def test_refused(self, _name, build, text):
         with self.assertRaisesRegex(ValueError, text):

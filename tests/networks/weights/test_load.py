@@ -170,6 +170,32 @@ class TestPartial(LoadCase):
         self.assert_accounts_for_all(report, net, source.state_dict())
 
 
+class TestTies(LoadCase):
+    """Parameters that are one and the same tensor."""
+
+    def tied(self) -> torch.nn.ModuleDict:
+        net = torch.nn.ModuleDict({"a": torch.nn.Linear(2, 2), "b": torch.nn.Linear(2, 2)})
+        net["b"].weight = net["a"].weight
+        return net
+
+    def test_other_values_each_are_refused(self):
+        self.saved(torch.nn.ModuleDict({"a": torch.nn.Linear(2, 2), "b": torch.nn.Linear(2, 2)}))
+        self.assert_refused(self.tied(), r"a\.weight, b\.weight are one and the same")
+
+    def test_what_is_loaded_into_one_is_in_the_other(self):
+        source, net = self.tied(), self.tied()
+        report = load_checkpoint(net, self.saved(source), ignore=("b.weight",), allow=("b.weight",)).report
+        self.assertEqual(report.left, ())
+        self.assertEqual({line.key: line.tensors for line in report.parameters}["b.weight"], ("a.weight",))
+        self.assertTrue(torch.equal(net["b"].weight, source["a"].weight))
+
+    def test_a_submodule_that_is_there_twice(self):
+        part = torch.nn.Linear(2, 2)
+        net = torch.nn.ModuleDict({"x": part, "y": part})
+        report = load_checkpoint(net, self.saved(torch.nn.Linear(2, 2)), into="x").report
+        self.assertEqual(report.left, ())
+
+
 class TestEncoders(LoadCase):
     def test_an_autoencoder_into_a_segmentation_network(self):
         source = ViTAutoEnc(**{**VIT, "patch_size": (4, 4)}, out_channels=1)
@@ -198,6 +224,12 @@ class TestEncoders(LoadCase):
     def test_a_place_that_is_none(self):
         with self.assertRaisesRegex(ValueError, "(?s)into='encoder'.*patch_embedding"):
             load_checkpoint(ViT(**VIT), self.saved(ViT(**VIT)), into="encoder")
+
+    def test_a_network_without_memory(self):
+        with torch.device("meta"):
+            net = ViT(**VIT)
+        with self.assertRaisesRegex(RuntimeError, "to_empty"):
+            load_checkpoint(net, self.saved(ViT(**VIT)))
 
 
 class TestAverages(LoadCase):

@@ -206,6 +206,7 @@ class TestChannels(unittest.TestCase):
         [
             ("wider layers", {"channels": (6, 8)}, {"in_channels": "mean", "out_channels": (0,) * 6}, "inner layers"),
             ("nothing", {}, {"in_channels": "mean"}, "in_channels='mean' changes nothing"),
+            ("another order", {}, {"in_channels": (2, 1, 0)}, "reorder the weights of the file"),
             ("no such class", {"out_channels": 2}, {"out_channels": (0, 3)}, r"\[3\]"),
         ]
     )
