@@ -26,7 +26,8 @@ class EMAQuantizer(nn.Module):
     exponential moving average of the encodings that they stand for.
 
     Distances and averages are computed in float32 at least, whatever the type of the network. A scripted codebook does
-    not synchronize between processes.
+    not synchronize between processes. FSDP2 loses what training writes into a gathered weight: leave the entries out,
+    ``fully_shard(net, ignored_params={codebook.embedding.weight})``.
 
     Args:
         spatial_dims: number of spatial axes: 1, 2 or 3.
