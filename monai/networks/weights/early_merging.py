@@ -24,7 +24,7 @@ _NEIGHBORS = ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 0, 1), (0, 1, 0), 
 
 class EarlyPatchMerging(nn.Module):
     """
-    Halve the size of a grid of tokens as ``downsample="merging"`` did in MONAI 0.8 to 1.4: of the eight tokens of a
+    Halve the size of a grid of tokens as ``downsample="merging"`` did in MONAI 0.9 to 1.4: of the eight tokens of a
     cube, two are taken twice and two never. MONAI 1.5 takes each of them once, under the same name, and so computes
     something else from the weights of before.
 

@@ -149,7 +149,7 @@ _NETWORKS = ("SwinUNETR", "SwinTransformer")
 
 EARLY_SWIN = Source(
     name="swin",
-    package="MONAI 0.8 to 1.4, self-supervised training of a Swin transformer (as model_swinvit.pt, VoCo),",
+    package="MONAI 0.9 to 1.4, self-supervised training of a Swin transformer (as model_swinvit.pt, VoCo),",
     pattern=_PATTERN,
     networks=_NETWORKS,
     rules=_RULES,

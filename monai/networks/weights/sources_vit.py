@@ -23,6 +23,7 @@ from functools import partial
 
 from monai.networks.state_dict.rules import DropPart, Join, Rename, Rule, Split
 
+from .patterns import OneWay
 from .source import Source
 from .vit_checks import check_dinov2, check_hf, check_hf_dinov2, check_hf_mae, check_mae, check_timm
 from .vit_config import transformers_config
@@ -34,7 +35,6 @@ from .vit_rules import (
     FoldScale,
     HeadInFront,
     IdleNorm,
-    OnlyIn,
     PatchProjection,
     PretrainingToken,
     Unchunk,
@@ -122,13 +122,13 @@ _BLOCK: tuple[Rule, ...] = (
 )
 _HEAD = Rename("head.", "classification_head.")
 _TIMM: dict[str, tuple[Rule, ...]] = {
-    "": (OnlyIn(Rename("backbone.", "")), ClassPosition(always=False), PatchProjection(), _HEAD, FinalNorm()),
+    "": (OneWay(Rename("backbone.", "")), ClassPosition(always=False), PatchProjection(), _HEAD, FinalNorm()),
     "transformer block": _BLOCK,
     **_JOINED,
 }
 _DINOV2: dict[str, tuple[Rule, ...]] = {
     "": (
-        OnlyIn(Rename("backbone.", "")),
+        OneWay(Rename("backbone.", "")),
         Unchunk(),
         PretrainingToken(),
         ClassPosition(always=False),
@@ -157,7 +157,7 @@ _HF_EMBEDDINGS: tuple[Rule, ...] = (
     Rename("embeddings.cls_token", "cls_token"),
     Rename("embeddings.position_embeddings", "pos_embed"),
     Rename("embeddings.patch_embeddings.projection.", "patch_embed.proj."),
-    OnlyIn(Rename("layers.", "encoder.layer.")),
+    OneWay(Rename("layers.", "encoder.layer.")),
     Rename("encoder.layer.", "blocks."),
     Rename("layernorm.", "norm."),
 )
@@ -165,18 +165,18 @@ _HF_ATTENTION: tuple[Rule, ...] = tuple(
     rule
     for name, letter in (("query", "q"), ("key", "k"), ("value", "v"))
     for rule in (
-        OnlyIn(Rename(f"attention.{letter}_proj.", f"attn.to_{letter}.")),
+        OneWay(Rename(f"attention.{letter}_proj.", f"attn.to_{letter}.")),
         Rename(f"attention.attention.{name}.", f"attn.to_{letter}."),
     )
-) + (OnlyIn(Rename("attention.o_proj.", "attn.out_proj.")), Rename("attention.output.dense.", "attn.out_proj."))
+) + (OneWay(Rename("attention.o_proj.", "attn.out_proj.")), Rename("attention.output.dense.", "attn.out_proj."))
 _HF_SEPARATE: dict[str, tuple[Rule, ...]] = {"self attention": (Join(QKV, "qkv"),)}
 _HF_BLOCK: tuple[Rule, ...] = (
     IdleNorm(),
     *_HF_ATTENTION,
     Rename("layernorm_before.", "norm1."),
     Rename("layernorm_after.", "norm2."),
-    OnlyIn(Rename("mlp.fc1.", "mlp.linear1.")),
-    OnlyIn(Rename("mlp.fc2.", "mlp.linear2.")),
+    OneWay(Rename("mlp.fc1.", "mlp.linear1.")),
+    OneWay(Rename("mlp.fc2.", "mlp.linear2.")),
     Rename("intermediate.dense.", "mlp.linear1."),
     Rename("output.dense.", "mlp.linear2."),
 )
@@ -194,7 +194,7 @@ _HF: dict[str, tuple[Rule, ...]] = {
 }
 _HF_DINOV2: dict[str, tuple[Rule, ...]] = {
     "": (
-        OnlyIn(Rename("dinov2.", "")),
+        OneWay(Rename("dinov2.", "")),
         PretrainingToken("embeddings.mask_token"),
         *_HF_EMBEDDINGS,
         *_HF_END,
@@ -213,7 +213,7 @@ _HF_MAE: dict[str, tuple[Rule, ...]] = {
         HeadInFront("vit", "decoder."),
         Rename("decoder.mask_token", "mask_token"),
         *(Rename(f"decoder.decoder_{name}", f"decoder_{name}") for name in ("pos_embed", "embed.", "norm.", "pred.")),
-        OnlyIn(Rename("decoder.decoder_encoder.layer.", "decoder.decoder_layers.")),
+        OneWay(Rename("decoder.decoder_encoder.layer.", "decoder.decoder_layers.")),
         Rename("decoder.decoder_layers.", "decoder_blocks."),
         *_DECODER,
         *_HF_EMBEDDINGS,

@@ -31,7 +31,6 @@ __all__ = [
     "FoldScale",
     "HeadInFront",
     "IdleNorm",
-    "OnlyIn",
     "PatchProjection",
     "PretrainingToken",
     "Unchunk",
@@ -355,19 +354,6 @@ class Unchunk(Rule):
 
     def inverse(self) -> None:
         return None  # the package takes blocks in one row, too
-
-
-@dataclass(frozen=True)
-class OnlyIn(Rule):
-    """A rule for what some versions of a package write: the way back writes what all of them take."""
-
-    rule: Rule
-
-    def apply(self, part: Part) -> None:
-        self.rule.apply(part)
-
-    def inverse(self) -> None:
-        return None
 
 
 @dataclass(frozen=True)
