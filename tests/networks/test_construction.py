@@ -24,15 +24,7 @@ from parameterized import parameterized
 
 from monai.bundle import ConfigParser
 from monai.networks.construction import RECORD, bound_arguments, encoded, record_construction, target_of, without_form
-from monai.networks.layers import Flatten
-from monai.utils import InterpolateMode
-
-VALUES = [
-    (None,), (True,), (3,), (0.1,), (float("inf"),), ("RELU",), ("$1 + 1",), ("@net",), ("a%b#c",), ((),), ((3,),),
-    ((3, 3),), ([1, (2, 3)],), (("relu", {"inplace": True}),), ({"a": [1, None]},), ({2: "x"},), ({"_target_": "x"},),
-    (("$@%#'\"\n", b"\x00"),), (1 + 0 * 2**70,), (torch.float16,), (nn.GELU,), (nn.functional.relu,),
-    (InterpolateMode.AREA,), ([Flatten, torch.bfloat16],),
-]  # fmt: skip
+from tests.networks.construction_values import VALUES
 
 
 @record_construction

@@ -40,7 +40,7 @@ from monai.networks.construction import RECORD, encoded, record_construction
 from monai.utils import BlendMode, optional_import
 from tests.networks.checkpoints.file_case import FileCase
 from tests.networks.checkpoints.small_networks import NETWORKS, outputs
-from tests.networks.test_construction import VALUES
+from tests.networks.construction_values import VALUES
 
 torch.set_num_threads(1)
 _, has_hub = optional_import("huggingface_hub")
