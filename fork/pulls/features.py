@@ -828,6 +828,7 @@ FEATURES: tuple[Feature, ...] = (
         paths=(
             "monai/networks/volumes/__init__.py",
             "monai/networks/volumes/stream_run.py",
+            "monai/networks/volumes/stream_sample.py",
             "monai/networks/volumes/streamed.py",
         ),
         tests=("tests/networks/volumes/*",),

@@ -18,7 +18,7 @@ All of it is arithmetic on sizes, before anything is computed.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from monai.networks.blocks.volume_statistics import type_of_statistics
@@ -27,7 +27,7 @@ from monai.networks.volumes.stream_attention import attends_in_slabs
 from monai.networks.volumes.stream_fetch import Fetch, make_fetch
 from monai.networks.volumes.stream_sizes import SizedStep, Sizes, Span, VolumeSize
 
-__all__ = ["MemoryTooSmall", "Plan", "make_plan"]
+__all__ = ["MemoryTooSmall", "Plan", "bytes_in_one_piece", "make_plan"]
 
 THICKNESSES = (32, 8, 1)
 """Every axis is cut down to the first thickness before one is cut further: thin parts are slow."""
@@ -90,7 +90,7 @@ class Plan:
         return any(number in step.normalized() for step in self.sizes.sized)
 
 
-def make_plan(sizes: Sizes, memory: int, rests_on_device: bool) -> Plan:
+def make_plan(sizes: Sizes, memory: int, rests_on_device: bool, before: int = 0) -> Plan:
     """
     Choose where volumes rest, and how large the parts are.
 
@@ -98,14 +98,21 @@ def make_plan(sizes: Sizes, memory: int, rests_on_device: bool) -> Plan:
         sizes: the steps and their sizes. It says in ``again`` afterwards what is not kept.
         memory: how many bytes the device may hold.
         rests_on_device: whether there is no other storage, so that volumes rest there or are computed again.
+        before: how many bytes the device holds before the first step. Defaults to 0.
 
     Raises:
-        MemoryTooSmall: if there is a step of which no part fits, with the smallest memory that suffices.
+        MemoryTooSmall: if that does not fit, or there is a step of which no part does, with the smallest memory that
+            suffices.
     """
     plan = _try_plan(sizes, memory, rests_on_device)
+    if isinstance(plan, Plan) and before <= memory:
+        return replace(plan, device=max(plan.device, before))
     if isinstance(plan, Plan):
-        return plan
-    smallest = _smallest_memory(sizes, max(memory, 1), rests_on_device)
+        raise MemoryTooSmall(
+            f"memory={memory:,} bytes are too few for a first run on a few positions: the smallest that does is "
+            f"memory={before:,}."
+        )
+    smallest = max(before, _smallest_memory(sizes, max(memory, 1), rests_on_device))
     step = sizes.sized[plan]
     raise MemoryTooSmall(
         f"memory={memory:,} bytes are too few for step {plan + 1} of {len(sizes.sized)}, which makes "
@@ -207,6 +214,15 @@ def _bytes_at_rest(sizes: Sizes, last_uses: dict[int, int], held: list[list[Span
                 resting += taken[number]
         found.append(resting)
     return found
+
+
+def bytes_in_one_piece(sizes: Sizes) -> int:
+    """How many bytes the device holds at most where the network itself computes its steps, with inputs made for it."""
+    found, resting = 0, _bytes_at_rest(sizes, sizes.last_uses())
+    for index, (step, others) in enumerate(zip(sizes.sized, resting)):
+        own = ATTENTION_AT_ONCE * step.result.bytes if step.attends else sizes.part_bytes(index, step.result.sizes)
+        found = max(found, own + others)
+    return found + sum(each.bytes for each in sizes.inputs)
 
 
 def _bytes_of_one(sizes: Sizes, number: int, held: list[list[Span]] | None) -> int:

@@ -42,7 +42,7 @@ from monai.networks.volumes.stream_ranks import fetch, over_ranks
 from monai.networks.volumes.stream_sizes import Box, SizedStep, Sizes, VolumeSize, nearest_positions
 from monai.networks.volumes.stream_storage import Layout, Resting, Storage, Transfers, part_of
 
-__all__ = ["Run", "measure_steps"]
+__all__ = ["Run", "measure_steps", "sizes_after"]
 
 IN_PLACE = {F.silu, F.relu}
 
@@ -196,7 +196,7 @@ def _measured(step: Step, sizes: Sizes, device: torch.device) -> SizedStep:
     source = sizes.volume(step.source)
     axes = [source.sizes]
     for operation in step.operations:
-        axes.append(_sizes_after(operation, axes[-1], sizes))
+        axes.append(sizes_after(operation, axes[-1], sizes))
     if step.plus is not None:
         _refuse_other_sizes(axes[-1], sizes.volume(step.plus.source).sizes)
     blank = [VolumeSize(source.batch, source.channels, each, source.dtype) for each in axes]
@@ -239,7 +239,18 @@ def _corner(sizes: tuple[int, ...]) -> Box:
     return tuple((0, min(1, size)) for size in sizes)
 
 
-def _sizes_after(operation: Operation, before: tuple[int, ...], sizes: Sizes) -> tuple[int, ...]:
+def sizes_after(operation: Operation, before: tuple[int, ...], sizes: Sizes) -> tuple[int, ...]:
+    """
+    Sizes of what an operation makes.
+
+    Args:
+        operation: the operation.
+        before: sizes of what it gets.
+        sizes: those of the other volumes.
+
+    Raises:
+        ValueError: if an axis is too short for a layer.
+    """
     if isinstance(operation, Resize):
         return sizes.volume(operation.like).sizes
     if not isinstance(operation, Layer):

@@ -14,7 +14,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,13 +24,14 @@ import torch
 import torch.nn as nn
 
 from monai.networks.blocks.reach import BATCH_NORMS, CONVOLUTIONS, INSTANCE_NORMS, POOLS, TRANSPOSED_CONVOLUTIONS
-from monai.networks.blocks.volume_steps import Layer, VolumeSteps
+from monai.networks.blocks.volume_steps import VolumeSteps
 from monai.networks.state_dict.torch_private import inside_of_compiled, own_module, twin_for_a_while
 from monai.networks.volumes.stream_plan import Plan, make_plan
 from monai.networks.volumes.stream_ranks import company_of, unsplit
 from monai.networks.volumes.stream_run import Run, measure_steps
+from monai.networks.volumes.stream_sample import Sample, as_class_of, bytes_of_sample, plain, sample_of
 from monai.networks.volumes.stream_sizes import Sizes, VolumeSize
-from monai.networks.volumes.stream_storage import FolderStorage, MemoryStorage, Storage, layout_of
+from monai.networks.volumes.stream_storage import FolderStorage, MemoryStorage, Storage
 from monai.utils import optional_import
 
 __all__ = ["Needs", "StreamedAutoencoder"]
@@ -168,7 +168,7 @@ class StreamedAutoencoder(nn.Module):
         """
         if method not in ("encode", "decode"):
             raise ValueError(f"method={method!r} should be 'encode' or 'decode'.")
-        return _needs(_Streamed(f"{method}r", self).plan(*map(_plain, inputs)))
+        return _needs(_Streamed(f"{method}r", self).plan(*map(plain, inputs)))
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The ``forward`` of the autoencoder."""
@@ -255,7 +255,7 @@ class _Streamed(nn.Module):
             sizes = [each.of_length(slabs["axis"], cut.total) for each, cut in zip(sizes, slabs["cuts"])]
         with torch.no_grad():
             measured = measure_steps(Sizes(steps, sizes, **slabs), _device(self.path))
-        return make_plan(measured, memory, owner.storage is None)
+        return make_plan(measured, memory, owner.storage is None, bytes_of_sample(measured))
 
     def forward(self, x: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
         """(B, C, sizes) to (B, C, other sizes), where volumes rest; slabs of both where the network is split."""
@@ -264,31 +264,23 @@ class _Streamed(nn.Module):
             return empty
         company, owner, device = company_of(self.path), self.owner[0], _device(self.path)
         given = (x, *others)
-        inputs = [_plain(each) for each in given]
+        inputs = [plain(each) for each in given]
         with company.call(inputs):
             plan = self.plan(*inputs)
             needs = _needs(plan)
             logger.info(f"{type(self.path).__name__} of {list(x.shape)}: {needs}")
-            storage, sample = company.alike(lambda: (_storage(owner.storage, device, needs), self._sample(plan, given)))
+            storage, sample = company.alike(lambda: self._before(plan, given, needs))
             with _progress(owner.progress, needs.parts, type(self.path).__name__) as bar:
-                run = Run(plan, inputs, storage, device, layout_of(_plain(sample)), bar.update, company.ranks)
+                run = Run(plan, inputs, storage, device, sample.layout, bar.update, company.ranks)
                 found = run.result()
             company.know(plan.sizes.cuts[-1])
-        return _as(found, sample)
+        return as_class_of(found, sample.empty)
 
-    def _sample(self, plan: Plan, given: Sequence[torch.Tensor]) -> torch.Tensor:
-        """What the path makes of a few positions: of the class, and laid out in memory, as the result is."""
-        reaches = [op.reaches for step in plan.sizes.sized for op in step.step.operations if isinstance(op, Layer)]
-        length = 2 * max([math.prod(reach.down for reach in axis) for axis in zip(*reaches)], default=1)
-        device, few = _device(self.path), []
-        for each, volume in zip(given, plan.sizes.inputs):
-            shape = (min(volume.batch, 2), volume.channels, *(min(size, length) for size in volume.sizes))
-            few.append(_as(torch.zeros(shape, dtype=each.dtype, device=device), each))
-        try:
-            sample: torch.Tensor = getattr(unsplit(self.owner[0].autoencoder), self.name)(*few)
-        except RuntimeError:  # too few for a large kernel: then the result is laid out as images are
-            return _as(torch.zeros(1, 1, *[1] * (given[0].dim() - 2)), given[0])
-        return sample
+    def _before(self, plan: Plan, given: Sequence[torch.Tensor], needs: Needs) -> tuple[Storage, Sample]:
+        """What is needed before the first step: room where volumes rest, and what the result looks like."""
+        owner, device = self.owner[0], _device(self.path)
+        path = getattr(unsplit(owner.autoencoder), self.name)
+        return _storage(owner.storage, device, needs), sample_of(path, plan.sizes, given, device)
 
 
 class _NoBar:
@@ -354,20 +346,6 @@ def _storage(wanted: Any, device: torch.device, needs: Needs) -> Storage:
     folder = FolderStorage(wanted)
     folder.check_room(needs.storage)
     return folder
-
-
-def _plain(x: torch.Tensor) -> torch.Tensor:
-    """``x`` without the metadata that it may carry."""
-    return x.as_subclass(torch.Tensor) if type(x) is not torch.Tensor else x
-
-
-def _as(x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    """``x`` as a tensor of the class of ``other``, with its metadata."""
-    if type(other) is torch.Tensor:
-        return x
-    found = x.as_subclass(type(other))
-    found.__dict__.update(other.__dict__)
-    return found
 
 
 def _on_device(found: Any, device: torch.device | None) -> Any:

@@ -218,6 +218,39 @@ class TestStreamedAutoencoder(unittest.TestCase):
                     getattr(streamed, method)(*inputs)
                 self.assertLessEqual(live.most, memory, (method, memory))
 
+    @parameterized.expand([("maisi", "encode"), ("maisi", "decode"), ("kl_plain", "decode"), ("vqvae", "encode")])
+    def test_the_smallest_memory_is_kept(self, name: str, method: str) -> None:
+        network = made(name, 3, torch.float32)
+        sizes = (8, 10, 9)
+        inputs = (
+            latents(name, network, sizes, torch.float32) if method == "decode" else images(name, sizes, torch.float32)
+        )
+        streamed = self.streamed(network, storage="folder")
+        streamed.memory = smallest_memory(streamed, method, *inputs)
+        with LiveBytes("aten.from_file") as live:
+            found = getattr(streamed, method)(*inputs)
+        self.assertLessEqual(live.most, streamed.memory)
+        with torch.no_grad():
+            self.assertLess(largest_difference(found, getattr(network, method)(*inputs)), 1e-5)
+        streamed.memory = int(0.99 * streamed.memory)
+        message = "step" if name == "vqvae" else "a first run on a few positions"
+        with self.assertRaisesRegex(MemoryTooSmall, f"are too few for {message}"):
+            streamed.needs(method, *inputs)
+
+    def test_pieces_of_layers_are_not_held(self) -> None:
+        network = made("maisi", 3, torch.float32)
+        latent, *_ = latents("maisi", network, (12, 12, 12), torch.float32)
+        streamed = self.streamed(network, 10**7)
+        held = []
+        for splits in (1, 4):
+            for module in network.modules():
+                if hasattr(module, "num_splits"):
+                    module.num_splits = splits
+            with LiveBytes() as live:
+                streamed.decode(latent)
+            held.append(live.most)
+        self.assertEqual(*held)
+
     def test_large_means_do_no_harm(self) -> None:
         network = made("kl_plain", 2, torch.float32)
         with torch.no_grad():
