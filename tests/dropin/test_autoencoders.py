@@ -254,6 +254,14 @@ class TestOwnMethods(unittest.TestCase):
             net.eval()(x)
             self.assertEqual(net.synchronized, int(synchronized))
 
+    def test_volumes_with_channels_innermost(self):
+        net = AutoencoderKL(**{**KL, "spatial_dims": 3}).eval()
+        x = torch.randn(1, 1, 8, 8, 8)
+        expected = net.encode(x)[0]
+        net = net.to(memory_format=torch.channels_last_3d)
+        found = net.encode(x.to(memory_format=torch.channels_last_3d))[0]
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
     def test_pieces_of_the_users_own(self):
         """Pieces may lie on several devices, say: where a convolution cuts and joins is a method."""
         sizes = []

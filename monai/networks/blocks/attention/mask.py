@@ -107,10 +107,13 @@ def causal_buffer(
 ) -> torch.Tensor:
     """
     The causal mask of ``length`` tokens as blocks register it: (1, 1, length, length), ones and zeros, as floats since
-    averages of weights take nothing else. It is never on the meta device, which nothing can be moved away from.
+    averages of weights take nothing else. It is never on the meta device, which nothing can be moved away from. That of
+    no tokens has one axis, so that ``net.to(memory_format=torch.channels_last_3d)`` leaves it alone.
     """
     if torch.empty(0, device=device).is_meta:
         device = torch.device("cpu")
+    if length == 0:
+        return torch.ones(0, dtype=dtype, device=device)
     return lower_triangle(length, length, device=device).to(dtype)
 
 
