@@ -818,6 +818,13 @@ FEATURES: tuple[Feature, ...] = (
         ),
     ),
     Feature(
+        name="streamed-steps",
+        title="Compute the steps of a network part by part",
+        purpose="Each step reads its part of the volumes at rest, with what its layers look at around it.",
+        evidence="Equal to the whole in float64 to 1e-12, in parts of one position as in one piece.",
+        paths=("monai/networks/volumes/stream_run.py", "monai/networks/volumes/stream_sample.py"),
+    ),
+    Feature(
         name="streamed-autoencoder",
         title="Decode volumes that do not fit into the memory of a device, exactly",
         purpose=(
@@ -825,12 +832,7 @@ FEATURES: tuple[Feature, ...] = (
             "overlapping windows, which compute every voxel several times, each with statistics of its own."
         ),
         evidence="Equal to the whole in float64 to 1e-12, in parts of one position as in one piece.",
-        paths=(
-            "monai/networks/volumes/__init__.py",
-            "monai/networks/volumes/stream_run.py",
-            "monai/networks/volumes/stream_sample.py",
-            "monai/networks/volumes/streamed.py",
-        ),
+        paths=("monai/networks/volumes/__init__.py", "monai/networks/volumes/streamed.py"),
         tests=("tests/networks/volumes/*",),
         sections=(_entry(NETWORKS, "Utilities", "Volumes in parts", "monai.networks.volumes.StreamedAutoencoder"),),
     ),
@@ -840,7 +842,7 @@ FEATURES: tuple[Feature, ...] = (
         purpose="Tests alone: every kind of network on 2 and 4 processes, and what is refused.",
         evidence="Outputs, gradients and trained weights are those of one process.",
         paths=(),
-        tests=("tests/networks/volumes/test_split*",),
+        tests=("tests/networks/volumes/test_split*", "tests/networks/test_data_parallel.py"),
     ),
     Feature(
         name="attention-capture",

@@ -83,10 +83,17 @@ def bytes_of_sample(sizes: Sizes) -> int:
 
 
 def _few_positions(sizes: Sizes) -> list[VolumeSize]:
-    """The inputs of one image, with as few positions as every layer that halves the size leaves two of."""
+    """
+    The inputs of two images, as one does not tell how images are laid out, with as few positions as every layer that
+    halves the size leaves two of.
+    """
     reaches = [op.reaches for step in sizes.sized for op in step.step.operations if isinstance(op, Layer)]
     length = 2 * max([math.prod(reach.down for reach in axis) for axis in zip(*reaches)], default=1)
-    return [replace(each, batch=1, sizes=tuple(min(size, length) for size in each.sizes)) for each in sizes.inputs]
+    return [_of_few(each, tuple(min(size, length) for size in each.sizes)) for each in sizes.inputs]
+
+
+def _of_few(volume: VolumeSize, sizes: tuple[int, ...]) -> VolumeSize:
+    return replace(volume, batch=min(volume.batch, 2), sizes=sizes)
 
 
 def _shortened(step: SizedStep, few: Sizes) -> SizedStep:
@@ -94,8 +101,8 @@ def _shortened(step: SizedStep, few: Sizes) -> SizedStep:
     axes = [few.volume(step.step.source).sizes]
     for operation in step.step.operations:
         axes.append(sizes_after(operation, axes[-1], few))
-    volumes = tuple(replace(each, batch=1, sizes=found) for each, found in zip(step.volumes, axes))
-    return SizedStep(step.step, volumes, replace(step.result, batch=1, sizes=axes[-1]))
+    volumes = tuple(_of_few(each, found) for each, found in zip(step.volumes, axes))
+    return SizedStep(step.step, volumes, _of_few(step.result, axes[-1]))
 
 
 class _OnePiece(nn.Module):
