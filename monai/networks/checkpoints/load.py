@@ -28,12 +28,14 @@ import torch.nn as nn
 from monai.networks.state_dict.adapting import adapted_state_dict
 from monai.networks.state_dict.hooks import CheckpointFacts, OldCheckpoints
 from monai.networks.state_dict.sharded import is_sharded, load_into_sharded
+from monai.networks.state_dict.torch_private import all_metadata
 from monai.networks.weights.journal import Journal
 from monai.networks.weights.load import WeightOptions, account_of_partial, adapt_weights, tied_keys, weight_options
 from monai.networks.weights.report import LoadReport, account
 
 from .read import Checkpoint, inside_of_wrappers, read_checkpoint
 from .untrusted import listed
+from .unwrap import with_versions
 
 __all__ = ["SOURCE_CONFIG", "adapted_checkpoint", "config_beside", "has_nan_or_inf", "load_checkpoint", "not_finite"]
 
@@ -127,15 +129,18 @@ def load_checkpoint(
         )
     whole = inside_of_wrappers(net)
     bare = _part_of(whole, into)
-    _refuse_without_memory(bare)
+    own = bare.state_dict(keep_vars=True)
+    _refuse_without_memory(bare, own)
     checkpoint = read_checkpoint(path, bare, name, weights)
-    report = _load(bare, checkpoint, facts, strict, options, partial(config_beside, Path(path), source_config))
+    config = partial(config_beside, Path(path), source_config)
+    report = _load(bare, own, checkpoint, facts, strict, options, config)
     _warn_not_finite(checkpoint)
     if into:
+        every = whole.state_dict(keep_vars=True)
         ties = {
-            key: other for keys in tied_keys(whole) for key in keys for other in keys if other.startswith(f"{into}.")
+            key: other for keys in tied_keys(every) for key in keys for other in keys if other.startswith(f"{into}.")
         }
-        report = report.inside(type(whole).__name__, whole.state_dict(), into, ties)
+        report = report.inside(type(whole).__name__, every, into, ties)
     return replace(checkpoint, report=report)
 
 
@@ -169,6 +174,7 @@ def adapted_checkpoint(
 
 def _load(
     net: nn.Module,
+    own: Mapping[str, Any],
     checkpoint: Checkpoint,
     facts: CheckpointFacts | None,
     strict: bool,
@@ -176,22 +182,27 @@ def _load(
     config: Callable[[], Mapping[str, Any]],
 ) -> LoadReport:
     """Load what was read, and give the account of it."""
-    state_dict, own = checkpoint.state_dict, net.state_dict()
+    state_dict = checkpoint.state_dict
     if not strict:
         if is_sharded(net):
             load_into_sharded(net, state_dict, strict)
         else:
             net.load_state_dict(state_dict, strict=False)
         return account_of_partial(net, state_dict)
-    if state_dict.keys() == own.keys() and options == WeightOptions() and not tied_keys(net):
-        _load_all(net, state_dict, facts)
+    if state_dict.keys() == own.keys() and options == WeightOptions() and not tied_keys(own):
+        _load_own(net, state_dict, facts)
         return account(type(net).__name__, own, Journal(state_dict))
     adapted, report = adapt_weights(net, state_dict, options, facts, config)
-    _load_all(net, {**adapted, **{key: own[key] for key in report.left}}, None)
+    whole = with_versions({**adapted, **{key: own[key] for key in report.left}}, all_metadata(state_dict))
+    if is_sharded(net):
+        load_into_sharded(net, whole)
+    else:
+        net.load_state_dict(whole)  # adapted and judged already
     return report
 
 
-def _load_all(net: nn.Module, state_dict: Mapping[str, Any], facts: CheckpointFacts | None) -> None:
+def _load_own(net: nn.Module, state_dict: Mapping[str, Any], facts: CheckpointFacts | None) -> None:
+    """Load a file that has the network's own keys, and no others."""
     if is_sharded(net):
         load_into_sharded(net, state_dict, True, facts)
     elif isinstance(net, OldCheckpoints):
@@ -218,15 +229,17 @@ def _part_of(net: nn.Module, into: str) -> nn.Module:
         raise ValueError(f"into={into!r} is no submodule of {type(net).__name__}: it has {names}.") from None
 
 
-def _refuse_without_memory(net: nn.Module) -> None:
+def _refuse_without_memory(net: nn.Module, own: Mapping[str, Any]) -> None:
     """
+    Args:
+        net: the network.
+        own: its state dict.
+
     Raises:
         RuntimeError: if the network lies on the meta device, where nothing can be loaded.
     """
-    empty = (
-        [] if is_sharded(net) else [key for key, value in net.state_dict().items() if getattr(value, "is_meta", False)]
-    )
-    if empty:
+    empty = [key for key, value in own.items() if getattr(value, "is_meta", False)]
+    if empty and not is_sharded(net):
         raise RuntimeError(
             f"{listed(empty)}: on the meta device, where there is no memory for weights. Call "
             "net.to_empty(device='cpu') first; what the file does not hold has no values then."

@@ -127,7 +127,7 @@ def adapt_weights(
     options = options or WeightOptions()
     if options.sizes and is_sharded(net):
         refuse(net, ["sizes are not changed on the way into a sharded network: load it first, and shard it then."])
-    journal, own = Journal(state_dict), net.state_dict()
+    journal, own = Journal(state_dict), net.state_dict(keep_vars=True)
     _leave_out(journal, list(journal), options)
     source = _source_of(net, journal, own, options)
     if source is not None:
@@ -142,9 +142,9 @@ def adapt_weights(
         idle = {key for load in keys.loads for key in load.idle_keys()}
         left.update(dict.fromkeys((key for key in own if key in idle and key not in journal), Drop.does))
     problems = [
-        *_settle_ties(net, journal, left),
+        *_settle_ties(own, journal, left),
         *_patterns_without_use(own, journal, options),
-        *_with_remedies(keys.misfits(), journal, net),
+        *_with_remedies(keys.misfits(), journal, own, net),
     ]
     keys.whole.own = {key: value for key, value in keys.whole.own.items() if key not in left}
     gaps = list(keys.whole.missing_and_unexpected())
@@ -218,14 +218,14 @@ def _leave(own: Mapping[str, Any], journal: Journal, options: WeightOptions) -> 
     return left
 
 
-def _settle_ties(net: nn.Module, journal: Journal, left: dict[str, str]) -> Iterator[str]:
+def _settle_ties(own: Mapping[str, Any], journal: Journal, left: dict[str, str]) -> Iterator[str]:
     """
     Where parameters are one and the same tensor, what is loaded into one of them is in all of them.
 
     Yields:
         which of them have other values in the file, a line each
     """
-    for keys in tied_keys(net):
+    for keys in tied_keys(own):
         held = [key for key in keys if key in journal]
         for key in keys:
             if held and key not in journal:
@@ -239,10 +239,10 @@ def _settle_ties(net: nn.Module, journal: Journal, left: dict[str, str]) -> Iter
             )
 
 
-def tied_keys(net: nn.Module) -> list[list[str]]:
-    """Keys of the state dict that stand for one and the same tensor, for each that has several."""
+def tied_keys(own: Mapping[str, Any]) -> list[list[str]]:
+    """Keys of a state dict with ``keep_vars=True`` that stand for one and the same tensor, for each with several."""
     names: dict[int, list[str]] = {}
-    for key, value in net.state_dict(keep_vars=True).items():
+    for key, value in own.items():
         if isinstance(value, torch.Tensor):
             names.setdefault(id(value), []).append(key)
     return [keys for keys in names.values() if len(keys) > 1]
@@ -267,9 +267,8 @@ def _patterns_without_use(own: Mapping[str, Any], journal: Journal, options: Wei
             yield f"ignore={pattern!r} names no tensor of the file."
 
 
-def _with_remedies(lines: list[str], journal: Journal, net: nn.Module) -> Iterator[str]:
+def _with_remedies(lines: list[str], journal: Journal, own: Mapping[str, Any], net: nn.Module) -> Iterator[str]:
     """Lines about sizes, each with the option that would change the size; of another network all sizes differ."""
-    own = net.state_dict()
     for line in lines:
         found = re.match(r"size mismatch for (\S+):", line) if len(lines) <= FEW else None
         key = found[1] if found else ""
