@@ -22,7 +22,7 @@ from monai.apps.commands import Parser
 from monai.networks.state_dict.hooks import CheckpointFacts
 from monai.networks.weights.sources import SOURCES
 
-from .conversion import LAYOUTS
+from .conversion import TARGETS
 
 __all__ = ["CONFIGS", "add_network", "facts_of", "in_flags", "make_parser", "weights_of"]
 
@@ -154,8 +154,8 @@ def _add_convert(commands: Any) -> None:
     add("-o", "--output", metavar="OUT", required=True, help="file to write: *.safetensors, *.pt, *.pth or *.ckpt")
     add(
         "--to",
-        choices=(*LAYOUTS, *(source.name for source in SOURCES if source.reversible)),
-        default=LAYOUTS[0],
+        choices=TARGETS,
+        default=TARGETS[0],
         help="this package's layout, MONAI 1.6's, or another package's (default: %(default)s)",
     )
     add("--force", action="store_true", help="replace OUT if it exists; it may be FILE")

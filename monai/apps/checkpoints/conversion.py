@@ -32,16 +32,18 @@ from monai.networks.state_dict.layouts import Layout, recognize_layouts
 from monai.networks.state_dict.release import release_arguments, release_state_dict
 from monai.networks.state_dict.torch_private import all_metadata
 from monai.networks.weights.report import LoadReport
-from monai.networks.weights.source import Source, translate_back
-from monai.networks.weights.sources import SOURCES
+from monai.networks.weights.source import translate_back
+from monai.networks.weights.sources import SOURCES, source_called
 from monai.utils.whole_files import check_place, replacing
 
 from .network_config import NetworkConfig
 from .progress import bar
 
-__all__ = ["LAYOUTS", "Conversion", "convert_checkpoint"]
+__all__ = ["LAYOUTS", "TARGETS", "Conversion", "convert_checkpoint"]
 
 LAYOUTS = ("fork", "monai-1.6")
+TARGETS = (*LAYOUTS, *(source.name for source in SOURCES if source.reversible))
+"""What a checkpoint is converted to: MONAI's layouts, and those of other packages that there is a way back to."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Conversion:
     Args:
         source: the file that was read.
         target: the file that was written.
-        layout: of the target, one of :data:`LAYOUTS` or another package's.
+        layout: of the target, one of :data:`TARGETS`.
         network: name of the class.
         written_by: who wrote the source, by its keys.
         wrappers: what was around the network there.
@@ -117,7 +119,9 @@ def convert_checkpoint(
         OSError: if the target cannot be written.
         RuntimeError: if the checkpoint does not fit the network.
     """
-    source = None if layout in LAYOUTS else _layout_called(layout)
+    if layout not in TARGETS:
+        raise ValueError(f"layout should be one of {', '.join(TARGETS)}, got {layout!r}.")
+    source = None if layout in LAYOUTS else source_called(layout)
     target = Path(target)
     check_target(target, overwrite)
     beside = target.parent / SOURCE_CONFIG if source is not None and source.written_config is not None else None
@@ -162,20 +166,6 @@ def convert_checkpoint(
         account=checkpoint.report,
         config=None if beside is None else str(beside),
     )
-
-
-def _layout_called(name: str) -> Source:
-    """
-    Another package's layout.
-
-    Raises:
-        ValueError: if there is none of that name.
-    """
-    for source in SOURCES:
-        if source.name == name:
-            return source
-    names = [*LAYOUTS, *(source.name for source in SOURCES if source.reversible)]
-    raise ValueError(f"layout should be one of {', '.join(names)}, got {name!r}.")
 
 
 def _refuse_gaps(net: nn.Module, adapted: Mapping[str, torch.Tensor], left: Collection[str]) -> None:
