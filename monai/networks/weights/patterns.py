@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from monai.networks.state_dict.rules import Part, Rule
+from monai.networks.state_dict.rules import Drop, Part, Rule
 
 __all__ = ["Everywhere", "Ignore", "OneWay", "Unflatten"]
 
@@ -49,7 +49,7 @@ class Everywhere(Rule):
 
 
 @dataclass(frozen=True)
-class Ignore(Rule):
+class Ignore(Drop):
     """
     Tensors that the network has no place for, and that none of its outputs depends on, are left out.
 
@@ -58,21 +58,12 @@ class Ignore(Rule):
         why: nothing depends on them.
     """
 
-    pattern: str
     why: str
 
     @property
     def does(self) -> str:  # type: ignore[override]
         """Why they are ignored."""
         return self.why
-
-    def apply(self, part: Part) -> None:
-        for key in part.foreign():
-            if re.match(self.pattern, key):
-                part.take(key)
-
-    def inverse(self) -> None:
-        return None
 
 
 @dataclass(frozen=True)
