@@ -13,7 +13,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,6 +52,7 @@ from monai.networks.volumes.split_layers import (
 )
 from monai.networks.volumes.split_norms import SplitDeclaredNorm, SplitGroupNorm, SplitInstanceNorm
 from monai.networks.volumes.split_rules import (
+    SPECIAL,
     changes_size,
     is_local,
     is_part,
@@ -71,14 +72,14 @@ from monai.networks.volumes.volume_split import NO_GRAPH, VolumeSplit
 __all__ = ["split_volume"]
 
 SHOWN = 5  # how many refusals an error tells
-# what modules become that call others, or keep more than their layers do
-SPECIAL: tuple[tuple[type[nn.Module], type[Split]], ...] = (
-    (GaussianLatent, SplitLatent),
-    (SPADE, SplitSpade),
-    (EMAQuantizer, SplitCodebook),
-    (VectorQuantizer, SplitPerplexity),
-    (UNETR, SplitTokensToImage),
-)
+KINDS: Mapping[type[nn.Module], type[Split]] = {
+    GaussianLatent: SplitLatent,
+    SPADE: SplitSpade,
+    EMAQuantizer: SplitCodebook,
+    VectorQuantizer: SplitPerplexity,
+    UNETR: SplitTokensToImage,
+}
+"""What the modules of ``SPECIAL`` become."""
 
 
 def split_volume(net: nn.Module, mesh: DeviceMesh, axis: int = 0) -> VolumeSplit:
@@ -251,9 +252,9 @@ class _Plan:
         if not is_part(module):
             self._refuse(module, name, remedy(module, self.axis))
             return
-        for base, kind in SPECIAL:
+        for base in SPECIAL:
             if isinstance(module, base):
-                self.changes.append(_Change(module, name, kind))
+                self.changes.append(_Change(module, name, KINDS[base]))
         for child_name, child in module.named_children():
             self._visit(child, f"{name}.{child_name}" if name else child_name, module)
 

@@ -51,6 +51,7 @@ from monai.networks.nets.unetr import UNETR
 
 __all__ = [
     "SPATIAL",
+    "SPECIAL",
     "declares_slabs",
     "has_to_be_split",
     "holds_weights_alone",
@@ -82,8 +83,8 @@ OF_A_POSITION = (Swish, MemoryEfficientSwish, Mish)
 OF_A_TOKEN = (nn.Linear, nn.LayerNorm, nn.Embedding, GEGLU)
 CHANNEL_DROPOUTS = (nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.FeatureAlphaDropout)
 OF_THE_VOLUME = (nn.GroupNorm, *BATCH_NORMS, *INSTANCE_NORMS, AttentionBlock, PatchEmbeddingBlock)
-# what computes more than the layers inside of it, where the volume is cut
-SPECIAL = (EMAQuantizer, GaussianLatent, SPADE, UNETR, VectorQuantizer)
+# what calls others, or keeps more than its layers do, and becomes another module where the volume is cut
+SPECIAL: tuple[type[nn.Module], ...] = (EMAQuantizer, GaussianLatent, SPADE, UNETR, VectorQuantizer)
 WRAPPERS = (  # where classes come from that call the module in them, and add nothing that looks beyond a position
     "peft.tuners.lora",
     "torch._dynamo.eval_frame",
