@@ -107,12 +107,9 @@ class TestOtherSizes(FileCase):
     def test_dinov2_in_the_encoder_of_a_segmentation_network(self):
         """In 3-D, of another image and patch size, with one channel, without class token."""
         sizes = {"hidden_size": 24, "mlp_dim": 48, "num_heads": 2}
-        flat = ViT(3, 42, 14, **sizes, classification=True, post_activation=None, spatial_dims=2, qkv_bias=True)
+        encoder = {"spatial_dims": 2, "qkv_bias": True, "norm_eps": 1e-6}
+        flat = ViT(3, 42, 14, **sizes, classification=True, post_activation=None, **encoder)
         flat.classification_head = torch.nn.Identity()
-        flat.norm_eps = 1e-6
-        for module in flat.modules():
-            if isinstance(module, torch.nn.LayerNorm):
-                module.eps = 1e-6
         state = translate_back(flat, flat.state_dict(), source_called("dinov2"))
         path = self.write({"state_dict": state, "config": {"num_heads": 2}})
         net = UNETR(

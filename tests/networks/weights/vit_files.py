@@ -178,14 +178,10 @@ def source_of(name: str) -> Source:
 
 def build(network: type[nn.Module], eps: float, **kwargs: Any) -> nn.Module:
     """A network, whose norms have this eps."""
-    said = {**ENCODER, **kwargs}
+    said = {**ENCODER, **kwargs, "norm_eps": eps}
     if network is not ViT:
         said = {name: said[name] for name in said if name not in ("classification", "num_classes", "post_activation")}
-    net = network(**said).eval()
-    for module in net.modules():
-        if isinstance(module, nn.LayerNorm):
-            module.eps = eps
-    return net
+    return network(**said).eval()
 
 
 def network_for(case: Case, **changes: Any) -> nn.Module:

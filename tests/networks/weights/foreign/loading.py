@@ -21,12 +21,12 @@ import torch.nn as nn
 
 from monai.networks.nets import AutoencoderKL, DiffusionModelUNet, SwinUNETR
 from monai.networks.weights import EarlyPatchMerging
-from monai.networks.weights.load import WeightOptions, adapt_weights
 from monai.networks.weights.report import LoadReport
 from monai.networks.weights.source import Source
 from monai.networks.weights.sources_diffusion import SOURCES as DIFFUSION
 from monai.networks.weights.sources_swin import SOURCES as SWIN
 from tests.networks.weights.foreign.rows import STAGES, Row
+from tests.networks.weights.vit_files import load as load_file
 
 __all__ = ["build", "difference", "load", "outputs", "source"]
 
@@ -67,9 +67,7 @@ def load(
     Raises:
         RuntimeError: if the layout refuses them, or a tensor is missing, left over, or of another shape.
     """
-    adapted, report = adapt_weights(net, state, WeightOptions(layout.name, allow), config=lambda: config or {})
-    net.load_state_dict({**net.state_dict(), **adapted})
-    return report
+    return load_file(net, state, layout.name, config, allow=allow)
 
 
 @torch.no_grad()
