@@ -105,15 +105,37 @@ class _Plan:
             if len(set(found.values())) > 1:
                 pairs = ", ".join(f"{key} {old} -> {new}" for key, (old, new) in found.items())
                 problems.append(f"{option} would change layers with different numbers of channels: {pairs}.")
-        order = list(self.places)
+        # told by the shapes, not by what is planned: a layer that may stay as it is (`allow`) is changed by no plan
+        order, gives, takes = list(self.places), self._widths(gives=True), self._widths(gives=False)
         for key, pair in self.ins.items():
-            before = [out for out, other in self.outs.items() if other == pair and order.index(out) < order.index(key)]
+            before = [other for other in gives if gives[other] == pair and order.index(other) < order.index(key)]
             if before:
                 problems.append(
                     f"{key} takes other channels {pair[0]} -> {pair[1]}, as {before[0]} before it gives: these are "
                     "inner layers of another width, not the first and the last ones."
                 )
+        for key, pair in self.outs.items():
+            after = [other for other in takes if takes[other] == pair and order.index(other) > order.index(key)]
+            if after:
+                problems.append(
+                    f"{key} gives other channels {pair[0]} -> {pair[1]}, as {after[0]} after it takes: these are "
+                    "inner layers of another width, not the first and the last ones."
+                )
         return problems
+
+    def _widths(self, gives: bool) -> dict[str, tuple[int, int]]:
+        """The layers that give, or take, another number of channels in the file than in the network: both numbers."""
+        found = {}
+        for key, place in self.places.items():
+            have: Any = self.journal.get(key)
+            if place.name != "weight" or place.role not in ("convolution", "transposed", "linear"):
+                continue
+            if type(have) not in PLAIN or type(place.own) not in PLAIN or min(have.dim(), place.own.dim()) < 2:
+                continue
+            axis = place.channel_axis if gives else 1 - place.channel_axis
+            if have.shape[axis] != place.own.shape[axis]:
+                found[key] = (have.shape[axis], place.own.shape[axis])
+        return found
 
     def unused(self) -> list[str]:
         """Options that no tensor needs."""

@@ -205,6 +205,8 @@ class TestChannels(unittest.TestCase):
     @parameterized.expand(
         [
             ("wider layers", {"channels": (6, 8)}, {"in_channels": "mean", "out_channels": (0,) * 6}, "inner layers"),
+            ("a layer takes more", {"channels": (6, 8)}, {"in_channels": "mean"}, "before it gives: these are inner"),
+            ("a layer gives more", {"channels": (6, 8)}, {"out_channels": (0,) * 6}, "after it takes: these are inner"),
             ("nothing", {}, {"in_channels": "mean"}, "in_channels='mean' changes nothing"),
             ("another order", {}, {"in_channels": (2, 1, 0)}, "reorder the weights of the file"),
             ("no such class", {"out_channels": 2}, {"out_channels": (0, 3)}, r"\[3\]"),
