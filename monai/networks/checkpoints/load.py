@@ -128,7 +128,7 @@ def load_checkpoint(
             "wanted by ignore=, and leave strict=True."
         )
     whole = inside_of_wrappers(net)
-    bare = _part_of(whole, into)
+    into, bare = _part_of(whole, into)
     own = bare.state_dict(keep_vars=True)
     _refuse_without_memory(bare, own)
     checkpoint = read_checkpoint(path, bare, name, weights)
@@ -213,20 +213,22 @@ def _load_own(net: nn.Module, state_dict: Mapping[str, Any], facts: CheckpointFa
         net.load_state_dict(state_dict)
 
 
-def _part_of(net: nn.Module, into: str) -> nn.Module:
+def _part_of(net: nn.Module, into: str) -> tuple[str, nn.Module]:
     """
-    The submodule that a file is for.
+    The submodule that a file is for, inside of whatever is wrapped around it, and its name.
 
     Raises:
         ValueError: if there is none of that name.
     """
     if not into:
-        return net
+        return into, net
     try:
-        return net.get_submodule(into)
+        part = net.get_submodule(into)
     except AttributeError:
         names = listed([name for name, _ in net.named_children()])
         raise ValueError(f"into={into!r} is no submodule of {type(net).__name__}: it has {names}.") from None
+    bare = inside_of_wrappers(part)
+    return next(f"{into}.{name}".rstrip(".") for name, module in part.named_modules() if module is bare), bare
 
 
 def _refuse_without_memory(net: nn.Module, own: Mapping[str, Any]) -> None:

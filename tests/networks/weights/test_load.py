@@ -221,6 +221,13 @@ class TestEncoders(LoadCase):
         self.assertEqual(report.left, ("head.weight", "head.bias"))
         self.assertTrue(torch.equal(net["vit"].norm.weight, source.norm.weight))
 
+    def test_a_compiled_part(self):
+        net, source = torch.nn.ModuleDict({"vit": torch.compile(ViT(**VIT))}), ViT(**VIT)
+        report = load_checkpoint(net, self.saved(source), into="vit").report
+        self.assert_accounts_for_all(report, net, source.state_dict())
+        self.assertEqual(report.left, ())
+        self.assertTrue(torch.equal(net["vit"].norm.weight, source.norm.weight))
+
     def test_a_place_that_is_none(self):
         with self.assertRaisesRegex(ValueError, "(?s)into='encoder'.*patch_embedding"):
             load_checkpoint(ViT(**VIT), self.saved(ViT(**VIT)), into="encoder")
