@@ -29,12 +29,14 @@ from monai.networks.state_dict.adapting import adapted_state_dict
 from monai.networks.state_dict.hooks import CheckpointFacts, OldCheckpoints
 from monai.networks.state_dict.sharded import is_sharded, load_into_sharded
 from monai.networks.state_dict.torch_private import all_metadata
+from monai.networks.weights.early_merging import unsure_mergings
 from monai.networks.weights.journal import Journal
 from monai.networks.weights.load import WeightOptions, account_of_partial, adapt_weights, tied_keys, weight_options
 from monai.networks.weights.report import LoadReport, account
 
 from .read import Checkpoint, inside_of_wrappers, read_checkpoint
-from .untrusted import listed
+from .saved_folder import read_config
+from .untrusted import CheckpointRefused, listed
 from .unwrap import with_versions
 
 __all__ = ["SOURCE_CONFIG", "adapted_checkpoint", "config_beside", "has_nan_or_inf", "load_checkpoint", "not_finite"]
@@ -67,7 +69,8 @@ def load_checkpoint(
 
     Nothing is guessed: every parameter of the network is loaded, or named by ``allow``; every tensor of the file is
     used, or named by ``ignore``, or of no use to any output. The ``report`` of what comes back has a line for each.
-    Weights that are NaN or infinite are loaded as they are, with a warning that names them.
+    Weights that are NaN or infinite are loaded as they are, with a warning that names them; those of a SwinUNETR in
+    3-D, which gave other outputs before MONAI 1.5, with a warning that says so.
 
     Args:
         net: the network; DataParallel, DistributedDataParallel and torch.compile around it are looked through. Where
@@ -135,6 +138,8 @@ def load_checkpoint(
     config = partial(config_beside, Path(path), source_config)
     report = _load(bare, own, checkpoint, facts, strict, options, config)
     _warn_not_finite(checkpoint)
+    if source is None:  # otherwise the source has compared the network with what it knows of its files
+        _warn_of_early_merging(bare, checkpoint.path, report)
     if into:
         every = whole.state_dict(keep_vars=True)
         ties = {
@@ -291,3 +296,24 @@ def _warn_not_finite(checkpoint: Checkpoint) -> None:
             f"{checkpoint.path} holds weights that are NaN or infinite; they were loaded as they are: {listed(found)}.",
             stacklevel=3,
         )
+
+
+def _warn_of_early_merging(net: nn.Module, path: Path, report: LoadReport) -> None:
+    """Say of a Swin transformer's weights that they may be older than its patch merging, which nothing in them tells."""
+    loaded = {line.key for line in report.parameters if line.tensors}
+    if any(f"{name}.reduction.weight" in loaded for name in unsure_mergings(net)) and not _saved_with_config(path):
+        warnings.warn(
+            f"{path}: if MONAI 1.4 or older wrote it, {type(net).__name__} now gives other outputs than it did there, "
+            "for MONAI 1.5 merges other patches in 3-D under the same name (downsample='merging'), and nothing in a "
+            "file tells which. Then build the network with downsample=EarlyPatchMerging (of monai.networks.weights).",
+            stacklevel=3,
+        )
+
+
+def _saved_with_config(path: Path) -> bool:
+    """Whether a file is of a folder of ``save_pretrained``, which knows how its network was built."""
+    try:
+        read_config(path if path.is_dir() else path.parent)
+    except (OSError, CheckpointRefused):
+        return False
+    return True

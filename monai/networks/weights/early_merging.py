@@ -17,7 +17,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-__all__ = ["EarlyPatchMerging"]
+__all__ = ["EarlyPatchMerging", "unsure_mergings"]
 
 _NEIGHBORS = ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 0, 1), (0, 1, 0), (0, 0, 1), (1, 1, 1))
 
@@ -64,3 +64,13 @@ class EarlyPatchMerging(nn.Module):
             parts = [x[:, first::2, second::2, third::2] for first, second, third in _NEIGHBORS]
         out: torch.Tensor = self.reduction(self.norm(torch.cat(parts, dim=-1)))
         return out
+
+
+def unsure_mergings(net: nn.Module) -> list[str]:
+    """Names of the modules whose weights may come from MONAI before 1.5, where they merged other tokens."""
+    return [
+        name
+        for name, module in net.named_modules()
+        if (type(module).__module__, type(module).__name__) == ("monai.networks.nets.swin_unetr", "PatchMerging")
+        and module.reduction.in_features == 8 * module.dim  # in 2-D nothing changed
+    ]

@@ -13,13 +13,17 @@
 
 from __future__ import annotations
 
+import tempfile
 import unittest
+import warnings
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import torch
 from parameterized import parameterized
 
+from monai.networks import load_checkpoint, save_pretrained
 from monai.networks.nets import UNETR, SwinUNETR, ViT, ViTAutoEnc
 from monai.networks.nets.swin_unetr import PatchMergingV2, SwinTransformer
 from monai.networks.weights import EarlyPatchMerging, Journal
@@ -178,6 +182,37 @@ class TestSwin(unittest.TestCase):
         tokens = torch.randn(2, *[5, 4, 3][:spatial_dims], 3)
         self.assertEqual(early(tokens).shape, recent(tokens).shape)
         self.assertEqual(torch.equal(early(tokens), recent(tokens)), spatial_dims == 2)
+
+
+class TestOwnKeys(unittest.TestCase):
+    """A whole network's file, whose keys are the same before MONAI 1.5 and after."""
+
+    WORDS = "if MONAI 1.4 or older wrote it"
+
+    def warned(self, net: torch.nn.Module, path: Path) -> bool:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            load_checkpoint(net, path)
+        return any(self.WORDS in str(one.message) for one in caught)
+
+    @parameterized.expand([[3, "merging", True], [2, "merging", False], [3, "mergingv2", False]])
+    def test_the_user_is_told(self, spatial_dims, downsample, expected):
+        sizes = [(2,) * spatial_dims, (2,) * spatial_dims, (1,) * 4, (1, 2, 3, 4), 1.0]
+        net = SwinTransformer(1, 12, *sizes, downsample=downsample, spatial_dims=spatial_dims)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "net.pt")
+            torch.save(net.state_dict(), path)
+            self.assertEqual(self.warned(net, path), expected)
+            if spatial_dims == 3:
+                self.assertFalse(self.warned(SwinTransformer(1, 12, *sizes, downsample=EarlyPatchMerging), path))
+
+    def test_a_folder_tells(self):
+        net = SwinUNETR(1, 1, feature_size=12, depths=(1, 1, 1, 1))
+        with tempfile.TemporaryDirectory() as folder:
+            save_pretrained(net, Path(folder, "net"))
+            self.assertFalse(self.warned(net, Path(folder, "net")))
+            torch.save(net.state_dict(), Path(folder, "net.pt"))
+            self.assertTrue(self.warned(net, Path(folder, "net.pt")))
 
 
 class TestVisionTransformer(unittest.TestCase):
