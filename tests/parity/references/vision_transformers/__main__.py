@@ -31,6 +31,7 @@ from pathlib import Path
 
 import torch
 
+from fork.referee import ROOT
 from monai.networks.weights.source import translate_back
 from monai.networks.weights.vit_config import transformers_config
 from tests.networks.weights.vit_files import (
@@ -48,7 +49,6 @@ from tests.networks.weights.vit_files import (
 from tests.parity.references.vision_transformers import writer
 
 TOLERANCE = 1e-5
-ROOT = Path(__file__).resolve().parents[3]
 ENVIRONMENTS = {
     "timm 1.0, transformers 5, DINOv2": (["timm==1.0.31", "transformers==5.24.0"], ["dinov2==0.0.1.dev2"]),
     "transformers 4": (["transformers==4.46.3", "numpy"], []),
