@@ -13,12 +13,16 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import time
 from collections.abc import Callable
 
 import torch.multiprocessing as mp
 
 __all__ = ["run_ranks"]
+
+PRELOADED = ["torch.distributed.tensor", "monai.networks.nets"]  # seconds to import, which every process would take anew
+START = "forkserver" if "forkserver" in mp.get_all_start_methods() else "spawn"
 
 
 def run_ranks(work: Callable[..., None], ranks: int, *arguments: object, limit: float = 120.0) -> None:
@@ -34,7 +38,8 @@ def run_ranks(work: Callable[..., None], ranks: int, *arguments: object, limit: 
     Raises:
         TimeoutError: if they do not end in time.
     """
-    processes = mp.spawn(work, args=arguments, nprocs=ranks, join=False)
+    multiprocessing.set_forkserver_preload(PRELOADED)
+    processes = mp.start_processes(work, args=arguments, nprocs=ranks, join=False, start_method=START)
     deadline = time.monotonic() + limit
     while not processes.join(timeout=1):
         if time.monotonic() > deadline:
