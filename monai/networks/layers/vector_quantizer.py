@@ -13,11 +13,54 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+from monai.networks.state_dict.torch_private import not_compiled
+
 __all__ = ["EMAQuantizer", "VectorQuantizer"]
+
+
+class Entries(nn.Embedding):
+    """
+    The entries of a codebook: an embedding that knows, while its weight is gathered, where its shard is.
+
+    In a forward pass FSDP2 (``fully_shard``) sets a gathered tensor in the place of its shard, and throws it away
+    afterwards. It does so by plain assignment to a module whose class says how it is done, as this one.
+    """
+
+    shard = None  # the DTensor that a gathered weight stands for; on the instance in that time alone
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "weight":
+            before = getattr(self, "weight", None)
+            if is_shard(value):
+                vars(self).pop("shard", None)
+            elif is_shard(before) and isinstance(value, torch.Tensor):
+                vars(self)["shard"] = before
+        super().__setattr__(name, value)
+
+
+def is_shard(tensor: Any) -> bool:
+    """Whether a tensor is a DTensor; asked for by its attribute, since importing its class takes a second."""
+    return hasattr(tensor, "device_mesh")
+
+
+def shard_of(embedding: nn.Module) -> Any:
+    """The DTensor that the weight of an embedding is a gathered copy of; None if it is not one."""
+    return getattr(embedding, "shard", None)
+
+
+@not_compiled
+def write_to_shard(shard: Any, values: torch.Tensor) -> None:
+    """Write this process's part of the values, which are the same on all processes, into a DTensor."""
+    from torch.distributed.tensor import distribute_tensor
+
+    own = distribute_tensor(values, shard.device_mesh, shard.placements, src_data_rank=None)
+    shard.to_local().copy_(own.to_local())
 
 
 class EMAQuantizer(nn.Module):
@@ -26,8 +69,8 @@ class EMAQuantizer(nn.Module):
     exponential moving average of the encodings that they stand for.
 
     Distances and averages are computed in float32 at least, whatever the type of the network. A scripted codebook does
-    not synchronize between processes. FSDP2 loses what training writes into a gathered weight: leave the entries out,
-    ``fully_shard(net, ignored_params={codebook.embedding.weight})``.
+    not synchronize between processes. Under FSDP2 (``fully_shard``) every process also writes the entries of its own
+    shard, which takes ``ddp_sync=True``: one codebook for all processes.
 
     Args:
         spatial_dims: number of spatial axes: 1, 2 or 3.
@@ -67,7 +110,7 @@ class EMAQuantizer(nn.Module):
         self.epsilon = epsilon
         self.ddp_sync = ddp_sync
 
-        self.embedding = nn.Embedding(num_embeddings, embedding_dim)
+        self.embedding = Entries(num_embeddings, embedding_dim)
         if embedding_init == "kaiming_uniform":
             nn.init.kaiming_uniform_(self.embedding.weight, nonlinearity="linear")
         self.embedding.weight.requires_grad_(False)
@@ -136,7 +179,14 @@ class EMAQuantizer(nn.Module):
             self.distributed_synchronization(encodings_sum, dw)
 
     def update(self, rows: torch.Tensor, one_hot: torch.Tensor) -> None:
-        """Let the entries follow the encodings of a training step, see :meth:`quantize`."""
+        """
+        Let the entries follow the encodings of a training step, see :meth:`quantize`.
+
+        Raises:
+            RuntimeError: if FSDP2 has shared the entries out, and processes do not agree on them (``ddp_sync=False``).
+        """
+        if not torch.jit.is_scripting():
+            self._check_shard()
         counts, sums = one_hot.sum(0), one_hot.t() @ rows
         if not torch.jit.is_scripting():
             self.synchronize(counts, sums)
@@ -146,7 +196,29 @@ class EMAQuantizer(nn.Module):
         sizes = self.ema_cluster_size.to(rows.dtype)
         total = sizes.sum()
         smoothed = (sizes + self.epsilon) / (total + self.num_embeddings * self.epsilon) * total
-        self.embedding.weight.copy_(self.ema_w.to(rows.dtype) / smoothed[:, None])
+        entries = self.ema_w.to(rows.dtype) / smoothed[:, None]
+        self.embedding.weight.copy_(entries)
+        if not torch.jit.is_scripting():
+            self._write_shard(entries)
+
+    def _check_shard(self) -> None:
+        """
+        Raises:
+            RuntimeError: if every process would write other entries into its shard of them.
+        """
+        shard = shard_of(self.embedding)
+        if shard is not None and shard.device_mesh.size() > 1 and not self.ddp_sync:
+            raise RuntimeError(
+                f"{shard.device_mesh.size()} processes share the entries of a codebook out (fully_shard), but each "
+                "would learn entries of its own, ddp_sync=False: build it with ddp_sync=True, or leave the entries "
+                "out by fully_shard(net, ignored_params={codebook.embedding.weight})."
+            )
+
+    def _write_shard(self, entries: torch.Tensor) -> None:
+        """Keep the entries (K, C) where FSDP2 has its shard of them, too: it throws the gathered weight away."""
+        shard = shard_of(self.embedding)
+        if shard is not None:
+            write_to_shard(shard, entries)
 
     def commitment_loss(self, quantized: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
         """How far the encodings are from their entries, both (B, C, sizes): the mean square, a scalar."""

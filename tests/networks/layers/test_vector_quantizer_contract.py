@@ -11,9 +11,13 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import unittest
 
 import torch
+import torch.distributed as dist
+import torch.nn as nn
 import torch.nn.functional as F
 from parameterized import parameterized
 
@@ -97,6 +101,64 @@ class TestEMAQuantizer(unittest.TestCase):
         for _ in range(3):
             self.assertEqual(max_difference(script(encodings()), net(encodings())), 0.0)
         self.assertEqual(max_difference(list(script.state_dict().values()), list(net.state_dict().values())), 0.0)
+
+
+@unittest.skipUnless(dist.is_available() and dist.is_gloo_available(), "this torch is built without gloo")
+class TestUnderFSDP(unittest.TestCase):
+    """What FSDP2 gathers for a forward pass is thrown away: entries have to be written where they stay."""
+
+    @classmethod
+    def setUpClass(cls):
+        from torch.distributed.device_mesh import init_device_mesh
+
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+        cls.mesh = init_device_mesh("cpu", (1,))
+
+    @classmethod
+    def tearDownClass(cls):
+        dist.destroy_process_group()
+
+    def sharded(self, **kwargs) -> nn.Module:
+        from torch.distributed.fsdp import fully_shard
+
+        return fully_shard(nn.Sequential(codebook(**kwargs)), mesh=self.mesh)
+
+    @parameterized.expand([({},), ({"ddp_sync": False},)])
+    def test_learns(self, kwargs):
+        whole, net = codebook(), self.sharded(**kwargs)
+        for _ in range(3):
+            for each in (whole, net):
+                each(encodings().requires_grad_())[1].backward()
+        state = net[0].state_dict()
+        self.assertIs(net[0].embedding.shard, None)
+        for key, value in whole.state_dict().items():
+            value_here = state[key].full_tensor() if key == "embedding.weight" else state[key]
+            self.assertTrue(torch.equal(value_here, value), key)
+
+    def test_evaluation_changes_nothing(self):
+        net = self.sharded().eval()
+        net(encodings())
+        self.assertTrue(torch.equal(net[0].state_dict()["embedding.weight"].full_tensor(), codebook().embedding.weight))
+
+    def test_copy_of_a_gathered_one(self):
+        net = self.sharded()
+        with torch.no_grad():
+            net(encodings())  # and the weight stays gathered
+        before, again = net[0].embedding.weight.clone(), copy.deepcopy(net[0])
+        again(encodings())
+        self.assertFalse(torch.equal(again.embedding.weight, before))
+        self.assertTrue(torch.equal(net.state_dict()["0.embedding.weight"].full_tensor(), before))
+
+    def test_without(self):
+        """A codebook that nothing has sharded is copied, pickled and named as any embedding."""
+        net = codebook()
+        net(encodings())
+        for each in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+            each(encodings())
+            self.assertIs(each.embedding.shard, None)
+            self.assertFalse(torch.equal(each.embedding.weight, net.embedding.weight))
+        self.assertNotIn("shard", vars(net.embedding))
+        self.assertEqual(list(dict(net.named_parameters())), ["embedding.weight"])
 
 
 class TestVectorQuantizer(unittest.TestCase):
