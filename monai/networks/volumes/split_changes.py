@@ -33,6 +33,7 @@ from monai.networks.volumes.split_rules import (
     is_wrapper,
     remedy,
 )
+from monai.networks.volumes.split_tokens import SplitPatchEmbedding
 from monai.networks.volumes.volume_split import VolumeSplit
 
 __all__ = ["Guard", "is_guard", "remember"]
@@ -140,13 +141,20 @@ def _refusal(module: nn.Module, parent: nn.Module | None, axis: int) -> str | No
         return f"has another forward than its class: {LATE}"
     if isinstance(module, Split) and _was_seen(module):
         return _refusal_of_reach(module, axis)
-    if has_to_be_split(module, axis):
+    if has_to_be_split(module, axis) and not _cuts_patches(module, parent):
         return f"would work on the slab of one rank: {LATE}"
     if _was_seen(module) or is_wrapper(module) or holds_weights_alone(module):
         return None
     if reach_of(module, axis) is not None or is_local(module, parent) or is_part(module):
         return None
     return remedy(module, axis)
+
+
+def _cuts_patches(module: Any, parent: nn.Module | None) -> bool:
+    """Whether a convolution is a split patch embedding's own, which is not split: patches lie inside of slabs."""
+    if not isinstance(parent, SplitPatchEmbedding) or not _was_seen(module):
+        return False
+    return tuple(module.kernel_size) == tuple(module.stride) == tuple(parent.patch_size)  # type: ignore[attr-defined]
 
 
 def _was_seen(module: nn.Module) -> bool:

@@ -136,7 +136,7 @@ def vqvae(spatial_dims: int = 2, **options: Any) -> nn.Module:
         "downsample_parameters": ((2, 4, 1, 1),) * 2,
         "upsample_parameters": ((2, 4, 1, 1, 0),) * 2,
     }
-    return VQVAE(spatial_dims, 1, 1, **sizes, **steps, num_embeddings=8, embedding_dim=3, **options)
+    return VQVAE(spatial_dims, 1, 1, **{**sizes, **steps, "num_embeddings": 8, "embedding_dim": 3, **options})
 
 
 def unet(spatial_dims: int = 2, **options: Any) -> nn.Module:

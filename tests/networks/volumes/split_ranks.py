@@ -24,14 +24,59 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.nn as nn
+from torch.utils.checkpoint import checkpoint
 
+from monai.networks.nets.spade_autoencoderkl import SPADEResBlock
 from monai.networks.volumes import VolumeSplit, split_volume
 from tests.networks.volumes.split_cases import CASES, Case, randomized
 from tests.processes import run_ranks
 
-__all__ = ["compared", "run_checks"]
+__all__ = ["compared", "keys_as_before", "recompute", "run_checks"]
 
 SECONDS = 60
+
+
+class Recomputed(nn.Module):
+    """A module whose activations the backward pass computes again."""
+
+    works_on_slabs = True
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+        self.computed = 0
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return checkpoint(self.once_more, *args, use_reentrant=False, **kwargs)
+
+    def once_more(self, *args: Any, **kwargs: Any) -> Any:
+        self.computed += 1
+        return self.inner(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self.inner, name)
+
+
+def recompute(module: nn.Module) -> list[Recomputed]:
+    """Let the backward pass compute the activations of a network's lists of blocks again."""
+    blocks = []
+    for name, child in list(module.named_children()):
+        # the decoder of SPADE knows its blocks by their class
+        if isinstance(module, nn.ModuleList) and not isinstance(child, SPADEResBlock):
+            module[int(name)] = Recomputed(child)
+            blocks.append(module[int(name)])
+        else:
+            blocks += recompute(child)
+    return blocks
+
+
+def keys_as_before(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The state of a network with the keys that it had before :func:`recompute`."""
+    return {key.replace("inner.", ""): value for key, value in state.items()}
 
 
 def run_checks(ranks: int, checks: Mapping[str, Callable[..., Any]], limit: float = 240.0) -> list[dict[str, Any]]:
@@ -70,19 +115,21 @@ def _work(rank: int, ranks: int, folder: str, checks: dict[str, Callable[..., An
     dist.destroy_process_group()
 
 
-def compared(name: str, mesh: Any) -> dict[str, float]:
+def compared(name: str, mesh: Any, recomputing: bool = False) -> dict[str, float]:
     """
     How far a split network is from one process, in outputs, gradients and buffers.
 
     Args:
         name: of the case.
         mesh: the ranks.
+        recomputing: whether the backward pass of the split network computes its blocks again.
     """
     case = CASES[name]
     torch.manual_seed(0)
     net = randomized(case.build()).train(case.train)
     whole = copy.deepcopy(net)
     volume = split_volume(net, mesh, case.axis)
+    blocks = recompute(net) if recomputing else []
     inputs = case.inputs()
     slabs = [volume.scatter(x, case.latent, zoom).requires_grad_() for x, zoom in zip(inputs, case.zooms)]
     wholes = [x.clone().requires_grad_() for x in inputs]
@@ -91,7 +138,9 @@ def compared(name: str, mesh: Any) -> dict[str, float]:
         _apart(slab.grad, volume.scatter(x.grad, case.latent, zoom)) for slab, x, zoom in zip(slabs, wholes, case.zooms)
     ]
     buffers = [_apart(one, other) for one, other in zip(net.buffers(), whole.buffers()) if other.numel()]
-    assert list(net.state_dict()) == list(whole.state_dict())
+    assert list(keys_as_before(net.state_dict())) == list(whole.state_dict())
+    called = [block for block in blocks if block.computed]
+    assert bool(called) == recomputing and all(block.computed >= 2 for block in called), "a block was not recomputed"
     return {
         "outputs": outputs,
         "input gradients": max(gradients),

@@ -33,8 +33,8 @@ from parameterized import parameterized
 from monai.networks import load_checkpoint
 from monai.networks.nets import AutoencoderKL
 from monai.networks.volumes import split_volume
-from tests.networks.volumes.split_cases import at_time, numbers, randomized, unet
-from tests.networks.volumes.split_ranks import run_checks
+from tests.networks.volumes.split_cases import at_time, numbers, randomized, unet, vqvae
+from tests.networks.volumes.split_ranks import keys_as_before, recompute, run_checks
 from tests.processes import run_ranks
 
 STEPS, RATE = 3, 0.1
@@ -125,6 +125,36 @@ def with_fsdp(mesh: Any) -> float:
     return states_apart(full(net), whole.state_dict())
 
 
+def codebook_under_fsdp(mesh: Any) -> float:
+    """A VQVAE's codebook learns though it is spread over all ranks; the other blocks are recomputed."""
+    from torch.distributed.fsdp import fully_shard
+
+    both, net = meshes(), randomized(vqvae())
+    book: Any = net.quantizer.quantizer  # type: ignore[union-attr]
+    book.ema_cluster_size.fill_(1)  # as one that was used before
+    book.ema_w.copy_(book.embedding.weight.detach())
+    whole = copy.deepcopy(net)
+    before = copy.deepcopy(net.state_dict())
+    whole.quantizer.quantizer.ddp_sync = False  # type: ignore[union-attr]
+    volume = split_volume(net, both["space"])
+    blocks = recompute(net)
+    fully_shard(net, mesh=mesh)
+    which, examples = both["data"].get_local_rank(), both["data"].size()
+    for each in (net, whole):
+        optimizer = torch.optim.SGD(each.parameters(), lr=RATE)
+        for step in range(STEPS):
+            optimizer.zero_grad()
+            x = torch.cat([numbers(1, 1, 16, 8, seed=10 * step + number) for number in range(examples)])
+            x = volume.scatter(x[which : which + 1]) if each is net else x
+            out, loss = each(x)
+            errors = (out - x).square()
+            (loss + (volume.mean(errors) if each is net else errors.mean())).backward()
+            optimizer.step()
+    assert len(blocks) > 1 and all(block.computed == 2 * STEPS for block in blocks)
+    assert states_apart(whole.state_dict(), before) > 1e-3
+    return states_apart(keys_as_before(full(net)), whole.state_dict())
+
+
 def saved_and_loaded(mesh: Any) -> float:
     """A sharded, split network is saved; another one, and one of one process, load it."""
     import torch.distributed.checkpoint as dcp
@@ -188,7 +218,10 @@ def state_on(mesh: Any, folder: str, load: str | None, save: str) -> float:
     return max(float((out - want).abs().max() / want.abs().max()), states_apart(full(net), whole.state_dict()))
 
 
-CHECKS = {check.__name__: check for check in (with_ddp, with_fsdp, saved_and_loaded, old_file_in_a_split_network)}
+CHECKS = {
+    check.__name__: check
+    for check in (with_ddp, with_fsdp, codebook_under_fsdp, saved_and_loaded, old_file_in_a_split_network)
+}
 
 
 @pytest.mark.distributed
