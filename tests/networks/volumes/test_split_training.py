@@ -33,7 +33,7 @@ from parameterized import parameterized
 from monai.networks import load_checkpoint
 from monai.networks.nets import AutoencoderKL
 from monai.networks.volumes import split_volume
-from tests.networks.volumes.split_cases import at_time, numbers, randomized, unet, vqvae
+from tests.networks.volumes.split_cases import at_time, numbers, randomized, unet, vit, vqvae
 from tests.networks.volumes.split_ranks import keys_as_before, recompute, run_checks
 from tests.processes import run_ranks
 
@@ -155,6 +155,30 @@ def codebook_under_fsdp(mesh: Any) -> float:
     return states_apart(keys_as_before(full(net)), whole.state_dict())
 
 
+def tokens_under_fsdp(mesh: Any) -> float:
+    """A ViT of patches by convolution may be sharded after the split; another convolution in its place is refused."""
+    from torch.distributed.fsdp import fully_shard
+
+    net = randomized(vit())
+    whole = copy.deepcopy(net)
+    volume = split_volume(net, mesh)
+    fully_shard(net.blocks[0], mesh=mesh)  # type: ignore[index]
+    fully_shard(net, mesh=mesh)
+    x = numbers(1, 1, 32, 24)
+    with torch.no_grad():
+        own, want = net(volume.scatter(x))[0], whole(x)[0]
+    count = torch.tensor([0, *torch.tensor(volume.slabs_of(32).lengths).cumsum(0).tolist()]) // 4 * (24 // 4)
+    found = float((own - want[:, count[volume.rank] : count[volume.rank + 1]]).abs().max() / want.abs().max())
+
+    net.patch_embedding.patch_embeddings = nn.Conv2d(1, 12, 4, 4).double()  # type: ignore[union-attr]
+    try:
+        volume.scatter(x)
+    except ValueError as error:
+        assert "patch_embeddings (Conv2d) would work on the slab of one rank" in str(error), error
+        return found
+    raise AssertionError("not refused")
+
+
 def saved_and_loaded(mesh: Any) -> float:
     """A sharded, split network is saved; another one, and one of one process, load it."""
     import torch.distributed.checkpoint as dcp
@@ -220,7 +244,14 @@ def state_on(mesh: Any, folder: str, load: str | None, save: str) -> float:
 
 CHECKS = {
     check.__name__: check
-    for check in (with_ddp, with_fsdp, codebook_under_fsdp, saved_and_loaded, old_file_in_a_split_network)
+    for check in (
+        with_ddp,
+        with_fsdp,
+        codebook_under_fsdp,
+        tokens_under_fsdp,
+        saved_and_loaded,
+        old_file_in_a_split_network,
+    )
 }
 
 
