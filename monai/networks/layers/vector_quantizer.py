@@ -13,13 +13,14 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from monai.networks.state_dict.torch_private import not_compiled
+from monai.networks.state_dict.torch_private import not_compiled, runs_backward
 
 __all__ = ["EMAQuantizer", "VectorQuantizer"]
 
@@ -63,6 +64,17 @@ def write_to_shard(shard: Any, values: torch.Tensor) -> None:
     shard.to_local().copy_(own.to_local())
 
 
+def _warn_of_backward() -> None:
+    """Say that a backward pass moves a codebook, as it does where it computes a forward pass again."""
+    if not torch.compiler.is_compiling() and runs_backward():
+        warnings.warn(
+            "The backward pass computes a codebook in training again (activation checkpointing): it moves a second "
+            "time, and gradients are those of entries that the forward pass did not see. Leave it out of what is "
+            "recomputed, as VQVAE(use_checkpointing=True) does, or freeze it by codebook.eval().",
+            stacklevel=2,
+        )
+
+
 class EMAQuantizer(nn.Module):
     """
     Codebook of a VQVAE (van den Oord et al., https://arxiv.org/abs/1711.00937). Its entries follow, in training, an
@@ -70,7 +82,8 @@ class EMAQuantizer(nn.Module):
 
     Distances and averages are computed in float32 at least, whatever the type of the network. A scripted codebook does
     not synchronize between processes. Under FSDP2 (``fully_shard``) every process also writes the entries of its own
-    shard, which takes ``ddp_sync=True``: one codebook for all processes.
+    shard, which takes ``ddp_sync=True``: one codebook for all processes. Where a backward pass computes a codebook in
+    training again (activation checkpointing), it moves twice, with a warning.
 
     Args:
         spatial_dims: number of spatial axes: 1, 2 or 3.
@@ -187,6 +200,7 @@ class EMAQuantizer(nn.Module):
         """
         if not torch.jit.is_scripting():
             self._check_shard()
+            _warn_of_backward()
         counts, sums = one_hot.sum(0), one_hot.t() @ rows
         if not torch.jit.is_scripting():
             self.synchronize(counts, sums)

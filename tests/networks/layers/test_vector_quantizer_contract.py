@@ -20,6 +20,7 @@ import torch.distributed as dist
 import torch.nn as nn
 import torch.nn.functional as F
 from parameterized import parameterized
+from torch.utils.checkpoint import checkpoint
 
 from monai.networks.layers import EMAQuantizer, VectorQuantizer
 from tests.differences import max_difference
@@ -94,6 +95,23 @@ class TestEMAQuantizer(unittest.TestCase):
         quantized, loss, indices = net(encodings(batch=0))
         self.assertEqual((quantized.shape, float(loss), indices.shape), ((0, 4, 3, 5), 0.0, (0, 3, 5)))
         self.assertTrue(bool(net.embedding.weight.isfinite().all()) and not torch.equal(before, net.embedding.weight))
+
+    def test_recomputed_in_training(self):
+        """It moves twice, as in the release, and says so; frozen it does not move, and gradients are exact."""
+        net, x = codebook(), encodings().requires_grad_()
+
+        def loss(value: torch.Tensor) -> torch.Tensor:
+            return net(value)[0].square().sum()
+
+        kept = checkpoint(loss, x, use_reentrant=False)
+        before = net.embedding.weight.clone()
+        with self.assertWarnsRegex(UserWarning, "a second time.*use_checkpointing=True"):
+            kept.backward()
+        self.assertFalse(torch.equal(net.embedding.weight, before))
+        net.eval()
+        (want,) = torch.autograd.grad(loss(x), x)
+        (found,) = torch.autograd.grad(checkpoint(loss, x, use_reentrant=False), x)
+        self.assertTrue(torch.equal(found, want))
 
     def test_scripted_training(self):
         net = codebook(decay=0.5)
