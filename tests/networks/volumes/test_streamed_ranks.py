@@ -99,8 +99,10 @@ def apart(
 def within_its_memory(name: str, storage: str | None, axis: int, mesh: Any) -> float:
     """The largest share of their memory that ranks hold."""
     network = made(name, 3, torch.float32)
-    latent, *others = latents(name, network, (32, 24, 24), torch.float32)
-    image, *_ = images(name, (32, 24, 24), torch.float32)
+    # without a storage the smallest memory computes the many parts of a larger volume over and over
+    sizes = (32, 24, 24) if storage == "folder" else (12, 12, 6 * mesh.size())
+    latent, *others = latents(name, network, sizes, torch.float32)
+    image, *_ = images(name, sizes, torch.float32)
     volume = split_volume(network, mesh, axis)
     most = 0.0
     with tempfile.TemporaryDirectory() as folder:
