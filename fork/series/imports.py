@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from pathlib import PurePosixPath
 
 from fork.series.pull import Reader
@@ -67,18 +68,21 @@ def packages_around(path: str, files: Iterable[str]) -> set[str]:
     return {f"{folder}/__init__.py" for folder in folders}
 
 
-def _imports(path: str, data: bytes) -> Iterator[tuple[str, str | None]]:
+@lru_cache(maxsize=4096)
+def _imports(path: str, data: bytes) -> tuple[tuple[str, str | None], ...]:
     """Modules, and the name that is imported from each, those for type checkers apart."""
     place = PurePosixPath(path)
+    found: list[tuple[str, str | None]] = []
     for node in _nodes(ast.parse(data)):
         if isinstance(node, ast.Import):
-            yield from ((alias.name, None) for alias in node.names)
+            found += [(alias.name, None) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             module = node.module or ""
             if node.level:
                 above = place.parts[: len(place.parts) - node.level]
                 module = ".".join([*above, *([module] if module else [])])
-            yield from ((module, alias.name) for alias in node.names)
+            found += [(module, alias.name) for alias in node.names]
+    return tuple(found)
 
 
 def _nodes(tree: ast.AST) -> Iterator[ast.AST]:

@@ -86,7 +86,7 @@ def mail(pull: Pull, number: int, total: int, author: Author) -> bytes:
     """The mail that ``git am`` turns into a commit."""
     name = Header(author.name, "utf-8").encode() if not author.name.isascii() else author.name
     subject = f"[PATCH {number:0{len(str(total))}d}/{total}] {pull.title}"
-    diff = pull.diff()
+    diff = pull.diff
     head = (
         f"From {'0' * 40} Mon Sep 17 00:00:00 2001\n"
         f"From: {name} <{author.address}>\n"

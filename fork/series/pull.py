@@ -13,8 +13,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from fork.patch import git_diff
 from fork.pin import ForkError
@@ -71,20 +73,19 @@ class Pull:
     depends: tuple[str, ...] = ()
     notes: tuple[str, ...] = field(default=())
 
+    @cached_property
     def diff(self) -> bytes:
         """Its changes in git's format."""
         return git_diff(self.old, self.new) + "".join(_docs_diffs(self.sections)).encode()
 
     def changed_lines(self) -> tuple[int, int]:
         """Lines added and removed."""
-        return _count(self.diff())
+        return _count(self.diff)
 
     def new_code(self) -> int:
         """Lines added to ``monai/``: without tests, documentation, and what is removed."""
-        old, new = (
-            {path: data for path, data in files.items() if path.startswith("monai/")} for files in (self.old, self.new)
-        )
-        return _count(git_diff(old, new))[0]
+        parts = re.split(rb"^(?=diff --git )", self.diff, flags=re.MULTILINE)
+        return _count(b"".join(part for part in parts if part.startswith(b"diff --git a/monai/")))[0]
 
 
 def _count(diff: bytes) -> tuple[int, int]:
