@@ -12,16 +12,18 @@
 """
 What the pull requests are: ``fixes`` holds a module a fix, ``features`` the table of the fork's parts.
 
-``upstream_tests.txt`` lists the files that upstream has under tests/, as of MONAI 1.6, so that none is overwritten.
+``data`` says which data the tests read. ``upstream_tests.txt`` lists the files that upstream has under tests/, as of
+MONAI 1.6, so that none is overwritten.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from fork.pulls.data import TEST_DATA
 from fork.pulls.features import FEATURES
 from fork.pulls.fixes import FIXES
 
-__all__ = ["FEATURES", "FIXES", "UPSTREAM_TESTS"]
+__all__ = ["FEATURES", "FIXES", "TEST_DATA", "UPSTREAM_TESTS"]
 
 UPSTREAM_TESTS = frozenset(Path(__file__).with_name("upstream_tests.txt").read_text(encoding="utf-8").split())

@@ -14,15 +14,15 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from fork.files import package_files
 from fork.overlay import check, contents
 from fork.pin import VERSION_FILE, ForkError, Pin
-from fork.pulls import FEATURES, FIXES, UPSTREAM_TESTS
+from fork.pulls import FEATURES, FIXES, TEST_DATA, UPSTREAM_TESTS
 from fork.series import features, fixes
 from fork.series.check import NO, Checker, Result, merged_problems, table
 from fork.series.features import Feature
@@ -46,12 +46,14 @@ class Series:
         fixes: what is wrong in the release.
         features: the parts of the fork.
         upstream: test files and helpers that upstream has.
+        reads: patterns of the test data that files of tests/ read.
     """
 
     pin: Pin
     fixes: Sequence[Fix] = FIXES
     features: Sequence[Feature] = FEATURES
     upstream: frozenset[str] = UPSTREAM_TESTS
+    reads: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: TEST_DATA)
 
     @cached_property
     def release(self) -> Path:
@@ -70,7 +72,7 @@ class Series:
         return {
             "fixes": fixes.fix_pulls(self.pin.root, self._read, self.fixes),
             "features": (
-                features.feature_pulls(self.pin, self.release, self.features, self.upstream, self.fix_tests)
+                features.feature_pulls(self.pin, self.release, self.features, self.upstream, self.reads, self.fix_tests)
                 if self.features
                 else []
             ),
@@ -118,8 +120,8 @@ def write_series(series: Series, folder: Path, author: str | None = None, say: C
             path.write_bytes(mail(pull, number, len(pulls), who))
             added, removed = pull.changed_lines()
             say(f"{part}/{path.name}  +{added} -{removed}  needs {', '.join(pull.depends) or 'nothing'}")
-    for stays in features.contract_tests(series.pin.root, series.upstream)[1]:
-        say(f"stays here: {stays}, since upstream has a file of this name")
+    for path, reason in features.contract_tests(series.pin.root, series.upstream, series.reads)[1].items():
+        say(f"stays here: {path}, {reason}")
 
 
 def check_series(

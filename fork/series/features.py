@@ -20,6 +20,7 @@ from pathlib import Path
 
 from fork.overlay import contents
 from fork.pin import ForkError, Pin
+from fork.series.data import data_files, too_large
 from fork.series.imports import exports_only, imported_files, imported_names, packages_around
 from fork.series.pull import Pull, Reader, Section
 
@@ -89,17 +90,23 @@ def assigned(paths: Iterable[str], patterns: Mapping[str, tuple[str, ...]]) -> d
     return found
 
 
-def contract_tests(root: Path, upstream: frozenset[str]) -> tuple[dict[str, set[str]], list[str]]:
+def contract_tests(
+    root: Path, upstream: frozenset[str], reads: Mapping[str, tuple[str, ...]]
+) -> tuple[dict[str, set[str]], dict[str, str]]:
     """
     The tests that say what the fork does without asking the release.
 
     Args:
         root: the repository.
         upstream: test files that upstream has.
+        reads: patterns of the test data that files of tests/ read.
 
     Returns:
-        for each of these tests the helpers among the tests that it needs, and the tests that stay here because
-        upstream has a file of that name.
+        for each of these tests the helpers and data among the tests that it needs, and the tests that stay here, each
+        with the reason.
+
+    Raises:
+        ForkError: if a test reads data that nobody has declared.
     """
 
     def read(path: str) -> bytes | None:
@@ -107,44 +114,51 @@ def contract_tests(root: Path, upstream: frozenset[str]) -> tuple[dict[str, set[
         return place.read_bytes() if place.is_file() else None
 
     found: dict[str, set[str]] = {}
-    taken = []
+    stays: dict[str, str] = {}
     for place in sorted((root / "tests").rglob("test_*.py")):
         path = place.relative_to(root).as_posix()
         if path.startswith(NO_TESTS):
             continue
-        helpers = _helpers(path, read)
-        if helpers is None:
-            continue
-        if path in upstream:
-            taken.append(path)
+        files = _imported_tests(path, read)
+        here_alone = sorted(each for each in files if each.startswith(NO_TESTS) or _is_here_alone(read(each)))
+        data = set() if here_alone else data_files(root, files, reads)
+        large = too_large(root, data)
+        if here_alone:
+            stays[path] = f"since it needs {here_alone[0]}, which upstream will not have"
+        elif path in upstream:
+            stays[path] = "since upstream has a file of this name"
+        elif large:
+            stays[path] = f"since it reads {large}"
         else:
-            found[path] = helpers - upstream
-    return found, taken
+            found[path] = (files | data) - {path} - upstream
+    return found, stays
 
 
-def _helpers(path: str, read: Reader) -> set[str] | None:
-    """The files of tests/ that a test needs; None if one of them needs what upstream will not have."""
+def _imported_tests(path: str, read: Reader) -> set[str]:
+    """A test, and the files of tests/ that it imports, directly or not."""
     found: set[str] = set()
     todo = [path]
     while todo:
         here = todo.pop()
-        if here in found:
-            continue
-        found.add(here)
-        text = (read(here) or b"").decode()
-        if here.startswith(NO_TESTS) or _is_here_alone(text):
-            return None
-        todo += [each for each in imported_files(here, read) if each.startswith("tests/")]
-    return found - {path}
+        if here not in found:
+            found.add(here)
+            todo += [each for each in imported_files(here, read) if each.startswith("tests/")]
+    return found
 
 
-def _is_here_alone(text: str) -> bool:
+def _is_here_alone(data: bytes | None) -> bool:
+    text = (data or b"").decode()
     needles = [f"{word} {name}{end}" for name in HERE_ALONE for word in ("import", "from") for end in (" ", ".", "\n")]
-    return any(needle in text for needle in needles) or "fixtures" in text
+    return any(needle in text for needle in needles)
 
 
 def feature_pulls(
-    pin: Pin, release: Path, features: Iterable[Feature], upstream: frozenset[str], fix_tests: Iterable[str] = ()
+    pin: Pin,
+    release: Path,
+    features: Iterable[Feature],
+    upstream: frozenset[str],
+    reads: Mapping[str, tuple[str, ...]],
+    fix_tests: Iterable[str] = (),
 ) -> list[Pull]:
     """
     The pull requests of these features, in their order.
@@ -154,6 +168,7 @@ def feature_pulls(
         release: the folder that holds the release.
         features: the table.
         upstream: test files that upstream has.
+        reads: patterns of the test data that files of tests/ read.
         fix_tests: tests that go with the fixes.
 
     Raises:
@@ -162,7 +177,7 @@ def feature_pulls(
     features = list(features)
     ours = contents(pin, release)
     owner = assigned(ours, {each.name: each.paths for each in features})
-    tests, _ = contract_tests(pin.root, upstream)
+    tests, _ = contract_tests(pin.root, upstream, reads)
     tests = {path: helpers for path, helpers in tests.items() if path not in set(fix_tests)}
     test_owner = assigned(tests, {each.name: each.tests for each in features})
     needs = _dependencies(ours, release, owner, pin.amends)
@@ -173,7 +188,7 @@ def feature_pulls(
         )
         test_owner[path] = order[late]
     pulls: list[Pull] = []
-    adder: dict[str, str] = {}  # of helpers and packages of tests: which feature brings it
+    adder: dict[str, str] = {}  # of helpers, data and packages of tests: which feature brings it
     for feature in features:
         paths = [path for path in ours if owner[path] == feature.name]
         mine = [path for path in tests if test_owner[path] == feature.name]
@@ -237,7 +252,7 @@ def _tested(
     def read_tests(path: str) -> bytes | None:
         return (pin.root / path).read_bytes() if path in those else read(path)
 
-    those = set(paths)
+    those = {path for path in paths if path.endswith(".py")}
     found = {each for path in those for each in imported_files(path, read_tests) - _unchanged(pin, path, read_tests)}
     around = packages_around("", found) - {*pin.amends}
     found |= {
@@ -274,6 +289,6 @@ def _dependencies(
 
 
 def _packages(paths: Iterable[str]) -> set[str]:
-    """The packages of these tests."""
-    tests = [Path(path).parent for path in paths if path.startswith("tests/")]
+    """The packages of these tests; data lies in none."""
+    tests = [Path(path).parent for path in paths if path.startswith("tests/") and path.endswith(".py")]
     return {f"{folder.as_posix()}/__init__.py" for folder in tests}

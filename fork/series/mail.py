@@ -83,10 +83,17 @@ def file_name(number: int, pull: Pull) -> str:
 
 
 def mail(pull: Pull, number: int, total: int, author: Author) -> bytes:
-    """The mail that ``git am`` turns into a commit."""
+    """
+    The mail that ``git am`` turns into a commit; binary files are in it as text, in base 85.
+
+    Raises:
+        ForkError: if a line ends in CR LF, of which ``git am`` takes the CR away.
+    """
     name = Header(author.name, "utf-8").encode() if not author.name.isascii() else author.name
     subject = f"[PATCH {number:0{len(str(total))}d}/{total}] {pull.title}"
     diff = pull.diff
+    if b"\r\n" in diff:
+        raise ForkError(f"a line of '{pull.name}' ends in CR LF, and git am would take the CR away: end it in LF alone")
     head = (
         f"From {'0' * 40} Mon Sep 17 00:00:00 2001\n"
         f"From: {name} <{author.address}>\n"

@@ -23,8 +23,10 @@ from unittest import mock
 from parameterized import parameterized
 
 from fork.pin import ForkError, read_pin
+from fork.pulls import TEST_DATA
 from fork.series import features
 from fork.series.command import Series, check_series, write_series
+from fork.series.data import data_files
 from fork.series.edits import Edit, above, apply, below, instead, swap
 from fork.series.features import Feature, _unchanged, assigned, contract_tests, order_problems
 from fork.series.fixes import MOST_LINES, Fix
@@ -175,9 +177,11 @@ class TestTable(unittest.TestCase):
                 place = Path(name, path)
                 place.parent.mkdir(parents=True, exist_ok=True)
                 place.write_text(text)
-            found, taken = contract_tests(Path(name), frozenset({"tests/test_taken.py"}))
+            found, stays = contract_tests(Path(name), frozenset({"tests/test_taken.py"}), {})
         self.assertEqual(found, {"tests/test_plain.py": {"tests/helper.py"}})
-        self.assertEqual(taken, ["tests/test_taken.py"])
+        self.assertEqual(stays.pop("tests/test_taken.py"), "since upstream has a file of this name")
+        self.assertEqual([*stays], ["tests/test_asks.py", "tests/test_asks_its_helper.py"])
+        self.assertIn("needs tests/judge.py", stays["tests/test_asks_its_helper.py"])
 
 
 class SeriesCase(Sandbox):
@@ -195,6 +199,7 @@ class SeriesCase(Sandbox):
         mock_styles.start()
         self.addCleanup(mock_styles.stop)
         self.edits: tuple[Edit, ...] = (swap("monai/blocks/a.py", "size", "1", "2"),)
+        self.reads: dict[str, tuple[str, ...]] = {}
         self.entry = Section("docs/a.rst", "`Two`", "`One`\n~~~~~\n.. autoclass:: One")
 
     def release_file(self, path: str, text: str) -> None:
@@ -209,7 +214,7 @@ class SeriesCase(Sandbox):
             Feature("new", "Add two", "Needed.", "None.", ("monai/blocks/New.py",), ("tests/test_new*",)),
             Feature("a", "Use two", "Needed.", "None.", ("monai/*",), ("tests/*",), sections=(self.entry,)),
         )
-        series = Series(read_pin(self.root), (fix,), features, frozenset({"tests/__init__.py"}))
+        series = Series(read_pin(self.root), (fix,), features, frozenset({"tests/__init__.py"}), self.reads)
         series.__dict__["release"] = self.outside / "release"  # without a wheel
         return series
 
@@ -341,6 +346,13 @@ class TestSeriesOfThisRepository(unittest.TestCase):
                 self.assertTrue(pull.purpose.strip() and pull.evidence.strip(), pull.name)
                 self.assertIn(f"Subject: [PATCH 1/1] {pull.title}\n", text)
                 self.assertLessEqual(len(pull.title), 76, pull.title)
+
+    def test_test_data_goes_with_the_first_feature_that_reads_it(self):
+        brought = [path for pull in self.parts["features"] for path in pull.new if not path.endswith(".py")]
+        self.assertEqual(len(brought), len({*brought}))
+        readers = {path for pull in self.parts["features"] for path in pull.tests} & {*TEST_DATA}
+        self.assertTrue(readers)
+        self.assertEqual({*brought}, data_files(read_pin().root, readers, TEST_DATA))
 
     def test_features_build_on_earlier_ones(self):
         self.assertEqual(order_problems(self.parts["features"]), {})
