@@ -51,13 +51,13 @@ class Tree:
         self.git.run("am", "--abort")
         self.git("checkout", "--quiet", "--force", "--detach", self.base)
         self.git("clean", "-ffdq")
-        for mail in mails:
-            done = self.git.run("-c", "core.hooksPath=/dev/null", "am", "--quiet", stdin=mail)
-            if done.returncode:
-                self.git.run("am", "--abort")
-                words = done.stderr.decode(errors="replace").splitlines()
-                return [line for line in words if line.startswith("error:")] or words or ["git am fails silently"]
-        return []
+        mailbox = b"".join(mails)
+        done = self.git.run("-c", "core.hooksPath=/dev/null", "am", "--quiet", stdin=mailbox) if mailbox else None
+        if not done or not done.returncode:
+            return []
+        self.git.run("am", "--abort")
+        words = done.stderr.decode(errors="replace").splitlines()
+        return [line for line in words if line.startswith("error:")] or words or ["git am fails silently"]
 
     def read(self, path: str) -> bytes | None:
         """A file of the work tree."""
