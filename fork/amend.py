@@ -20,10 +20,10 @@ Such a file is a Python module that nobody imports as it is. What it may hold, a
 - The members of a class take the place of the members of the release's class, whose bases and decorators stay.
 - What the release does not have is named in setup.cfg, after ``adds:``. It goes before the definition that follows it
   here, or else after the one that it follows. A name that the release has lost is thus an error, never an addition.
-- An import of a name after ``adds:`` goes where isort has it among the release's imports from the same package, or else
-  behind all of them. An import that the release's file has as well,
-  or from the release's file itself, tells readers and tools where a name comes from and goes nowhere. Any other import
-  takes the place of the definition of that name.
+- An import of a name after ``adds:`` goes where isort has it among the release's imports from the same package; if there
+  are none, one from the release's own package goes before its relative imports, and any other one behind all. An import
+  that the release's file has as well, or from the release's file itself, tells readers and tools where a name comes from
+  and goes nowhere. Any other import takes the place of the definition of that name.
 - The module's docstring tells of the fork's file and goes nowhere, as do comments that stand apart, or at the top.
 
 Every other byte stays. Whatever leaves a doubt is refused: a name that the release sets more than once, under
@@ -207,11 +207,16 @@ class _Merging:
 
     def _insert_last(self, place: Definition | None, new: list[Definition], theirs: Scope, prefix: str) -> None:
         """Put new definitions behind the place of the last one before them, or else at the end of their scope."""
-        gap = self.splice.blank_lines_above(new[0]) if place else 1 if theirs.header else 2
+        gap = self.splice.blank_lines_above(new[0]) if place else self._gap_at_the_end(new[0], theirs)
         if not place and theirs.on_one_line:
             self._problem(f"cannot add to '{prefix[:-1]}', which {self.release}'s file has on one line")
         lines = [b""] * (gap if self.theirs.lines else 0) + self.splice.spaced(new, theirs.indentation)
         self.splice.insert(place.last if place else theirs.last, lines)
+
+    def _gap_at_the_end(self, item: Definition, theirs: Scope) -> int:
+        """How many blank lines black and isort have between the end of a scope and one more definition."""
+        behind_imports = bool(theirs.body) and isinstance(theirs.body[-1], (ast.Import, ast.ImportFrom))
+        return 1 if theirs.header or (behind_imports and item.kind == "constant") else 2
 
     def _place(self, name: str, item: Definition | Import, theirs: Scope) -> Definition | None:
         """The release's definition that one of the fork's takes the place of; None after telling why there is none."""
@@ -312,12 +317,23 @@ class _Merging:
         return any(not isinstance(node, (ast.Import, ast.ImportFrom)) and not is_text(node) for node in above)
 
     def _add_imports(self, new: list[Import]) -> None:
-        """Put imports where isort has them among those of their package, or else behind all."""
+        """Put imports where isort has them among those of their package, before relative ones, or else behind all."""
         modules = dict.fromkeys(item.written for item in new)
         groups = [[item for item in new if item.written == module] for module in sorted(modules, key=str.lower)]
         rest = {id(item) for group in groups if not self._add_sorted(group) for item in group}
-        if rest:
-            self._add_behind([item for item in new if id(item) in rest])
+        left = [item for item in new if id(item) in rest]
+        relative = [node for node in self.theirs.tree.body if isinstance(node, ast.ImportFrom) and node.level]
+        own = [item for item in left if relative and _package(item.written) == _package(self.theirs.name)]
+        if own and not self._imports_from(own[0].written):
+            self.splice.insert(relative[0].lineno - 1, [*(line.encode() for line in import_lines(own)), b""])
+            left = [item for item in left if item not in own]
+        if left:
+            self._add_behind(left)
+
+    def _imports_from(self, written: str) -> list[ast.ImportFrom]:
+        """The release's imports from the package of a module."""
+        found = [node for node in self.theirs.tree.body if isinstance(node, ast.ImportFrom)]
+        return [node for node in found if _package(written_module(node)) == _package(written)]
 
     def _add_sorted(self, group: list[Import]) -> bool:
         """
@@ -327,8 +343,7 @@ class _Merging:
         if any(item.item is None or item.name != item.item for item in group):
             return False
         written = group[0].written
-        near = [node for node in self.theirs.tree.body if isinstance(node, ast.ImportFrom)]
-        near = [node for node in near if _package(written_module(node)) == _package(written)]
+        near = self._imports_from(written)
         same = next((node for node in near if written_module(node) == written), None)
         if same is not None:
             names = [alias.name for alias in same.names]

@@ -238,6 +238,13 @@ TEST_CASES_MERGED = [
         "from other import z\n\nx = 1\n",
     ],
     [
+        "new_import_before_relative_ones",
+        "import re\n\nfrom .a import a\nfrom .b import b\n",
+        "from monai.c import c\nfrom monai.d import d\nimport z\n\nSIZE = c()\n",
+        ["c", "d", "z", "SIZE"],
+        "import re\n\nfrom monai.c import c\nfrom monai.d import d\n\nfrom .a import a\nfrom .b import b\nimport z\n\nSIZE = c()\n",
+    ],
+    [
         "new_name_of_an_imported_module",
         "from .a import A, MANY, b\n",
         "from .a import FEW, C, a\n",
