@@ -20,14 +20,15 @@ Such a file is a Python module that nobody imports as it is. What it may hold, a
 - The members of a class take the place of the members of the release's class, whose bases and decorators stay.
 - What the release does not have is named in setup.cfg, after ``adds:``. It goes before the definition that follows it
   here, or else after the one that it follows. A name that the release has lost is thus an error, never an addition.
-- An import of a name after ``adds:`` goes where isort has it among the release's imports from the same package; if there
-  are none, one from the release's own package goes before its relative imports, and any other one behind all. An import
-  that the release's file has as well, or from the release's file itself, tells readers and tools where a name comes from
-  and goes nowhere. Any other import takes the place of the definition of that name.
+- An import of a name after ``adds:`` goes where isort has it among the release's imports from the same package. If
+  there are none, one from the own package goes before the relative imports, and any other one behind all imports.
+- An import that the release's file has as well, or from the release's file itself, tells readers and tools where a name
+  comes from and goes nowhere. Any other import takes the place of the definition of that name.
 - The module's docstring tells of the fork's file and goes nowhere, as do comments that stand apart, or at the top.
 
-Every other byte stays. Whatever leaves a doubt is refused: a name that the release sets more than once, under
-a condition or together with others; another kind of definition, or other bases; a statement that is no definition.
+Every other byte stays, but for a mark behind an import that served nothing but what is replaced (fork/unused.py).
+Whatever leaves a doubt is refused: a name that the release sets more than once, under a condition or together with
+others; another kind of definition, or other bases; a statement that is no definition.
 """
 
 from __future__ import annotations
@@ -51,11 +52,12 @@ from fork.definitions import (
 )
 from fork.pin import ForkError
 from fork.splice import Splice
+from fork.unused import mark_unused
 
 __all__ = ["Amendment", "amend", "definition_text", "has_name"]
 
-LATE = "  # noqa: E402"
-"""Behind an import below code, where a definition stood."""
+LATE = "  # noqa: E402, F401"
+"""Behind an import below code, where a definition stood: it is there for those who import the name from here."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,7 @@ def amend(path: str, ours: bytes, theirs: bytes, adds: tuple[str, ...], release:
     merging.run()
     text = merging.splice.text()
     problems = merging.problems or _problems_of_the_result(path, text, theirs, release)
+    text = text if problems else mark_unused(path, text, theirs)
     return Amendment(text, tuple(merging.replaced), tuple(merging.added), tuple(problems))
 
 
