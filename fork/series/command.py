@@ -120,8 +120,8 @@ def write_series(series: Series, folder: Path, author: str | None = None, say: C
             path.write_bytes(mail(pull, number, len(pulls), who))
             added, removed = pull.changed_lines()
             say(f"{part}/{path.name}  +{added} -{removed}  needs {', '.join(pull.depends) or 'nothing'}")
-    for path, reason in features.contract_tests(series.pin.root, series.upstream, series.reads)[1].items():
-        say(f"stays here: {path}, {reason}")
+    for test, reason in features.contract_tests(series.pin.root, series.upstream, series.reads)[1].items():
+        say(f"stays here: {test}, {reason}")
 
 
 def check_series(
