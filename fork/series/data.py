@@ -27,7 +27,7 @@ from fork.pin import ForkError
 __all__ = ["FOLDER", "MOST_BYTES", "all_data", "data_files", "too_large"]
 
 FOLDER = "testing_data"
-MOST_BYTES = 100_000
+MOST_BYTES = 128 * 1024
 """Of a file that a pull request may bring: every clone of upstream would keep it for good."""
 
 

@@ -35,10 +35,10 @@ from monai.networks.nets import AutoencoderKL
 from monai.networks.volumes import split_volume
 from tests.networks.volumes.split_cases import at_time, numbers, randomized, unet, vit, vqvae
 from tests.networks.volumes.split_ranks import keys_as_before, recompute, run_checks
+from tests.networks.weights.kept_autoencoder import kept_autoencoder
 from tests.processes import run_ranks
 
 STEPS, RATE = 3, 0.1
-OLD_FILE = Path(__file__).parents[2] / "testing_data" / "autoencoderkl_generative_0.2.3.pt"
 
 
 def example(number: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -203,14 +203,15 @@ def old_file_in_a_split_network(mesh: Any) -> float:
     """A file of GenerativeModels is loaded into a network that is split and sharded; its outputs are one process's."""
     from torch.distributed.fsdp import fully_shard
 
-    options = dict(torch.load(OLD_FILE, weights_only=True)["options"])
-    options["channels"] = options.pop("num_channels")
+    options, old = kept_autoencoder()
     net, whole = AutoencoderKL(**options).double().eval(), AutoencoderKL(**options).double().eval()
     volume = split_volume(net, mesh)
     for half in net.children():
         fully_shard(half, mesh=mesh)
-    for each in (net, whole):
-        load_checkpoint(each, OLD_FILE, name="state_dict")
+    with tempfile.TemporaryDirectory() as folder:
+        torch.save(old, Path(folder, "old.pt"))
+        for each in (net, whole):
+            load_checkpoint(each, Path(folder, "old.pt"))
     x = numbers(1, 1, 16 * mesh.size(), 16)
     with torch.no_grad():
         out, want = volume.gather(net.decoder(net.encoder(volume.scatter(x)))), whole.decoder(whole.encoder(x))

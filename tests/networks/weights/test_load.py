@@ -25,20 +25,10 @@ from monai.networks import load_checkpoint
 from monai.networks.checkpoints.untrusted import NetworkNotChosen
 from monai.networks.nets import UNETR, AutoencoderKL, UNet, ViT, ViTAutoEnc
 from monai.networks.weights.report import LoadReport
+from tests.networks.weights.kept_autoencoder import kept_autoencoder
 
-DATA = Path(__file__).parents[2] / "testing_data"
 SMALL = {"in_channels": 1, "img_size": 16, "patch_size": 8, "hidden_size": 24, "mlp_dim": 32, "num_layers": 1}
 VIT = {**SMALL, "num_heads": 2, "spatial_dims": 2}
-OLD = {
-    "spatial_dims": 2,
-    "in_channels": 1,
-    "out_channels": 1,
-    "channels": (8, 16, 24),
-    "num_res_blocks": (1, 1, 1),
-    "attention_levels": (False, False, True),
-    "latent_channels": 8,
-    "norm_num_groups": 4,
-}
 
 
 def classifier(classes: int) -> ViT:
@@ -77,8 +67,9 @@ class TestAccount(LoadCase):
         self.assertEqual(report.counts, {"loaded": len(net.state_dict())})
 
     def test_an_old_file_says_what_was_converted_and_what_is_ignored(self):
-        net = AutoencoderKL(**OLD)
-        loaded = load_checkpoint(net, DATA / "autoencoderkl_generative_0.2.3.pt")
+        options, state_dict = kept_autoencoder()
+        net = AutoencoderKL(**options)
+        loaded = load_checkpoint(net, self.saved(state_dict))
         self.assert_accounts_for_all(loaded.report, net, loaded.state_dict)
         self.assertEqual(loaded.report.left, ())
         self.assertTrue(all("proj_attn" in key for key in loaded.report.ignored))
