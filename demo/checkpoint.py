@@ -35,6 +35,7 @@ class OldCheckpoint:
     ``input`` is made of slice ``slice`` of the scan, ``output`` what the package that wrote the file gives for it.
     """
 
+    file: Path
     monai: str
     torch_version: str
     network: str
@@ -130,7 +131,7 @@ def read_checkpoint(path: Path) -> OldCheckpoint:
     remedy = f"make it with: python -m demo.make_checkpoint {' or '.join(RECIPES)}"
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-        return KINDS[content["network"]](**content)
+        return KINDS[content["network"]](file=path, **content)
     except FileNotFoundError:
         raise DemoError(f"{path} is missing, {remedy}") from None
     except (OSError, TypeError, LookupError, RuntimeError, EOFError, pickle.UnpicklingError) as error:

@@ -37,6 +37,7 @@ VIT_3D: dict[str, Any] = {
     "num_layers": 3,
     "num_heads": 6,
 }
+INFLATED: dict[str, Any] = {**VIT_2D, "spatial_dims": 3, "img_size": (*SLICE, 24), "patch_size": (8, 8, 8)}
 AUTOENCODER: dict[str, Any] = {
     "in_channels": 1,
     "img_size": SLICE,
@@ -104,6 +105,7 @@ class Row:
 ROWS = (
     Row("vit", "ViT, 2-D slices", "ViT", VIT_2D, lambda scan: scan.test_slices, work.load_old_checkpoint),
     Row("vit3d", "ViT, 3-D blocks", "ViT", VIT_3D, lambda scan: scan.blocks, work.fill_in_blocks),
+    Row("inflated", "ViT, 2-D weights in 3-D", "ViT", INFLATED, lambda scan: scan.volumes, work.inflate),
     Row("vitautoenc", "ViTAutoEnc, 2-D slices", "ViTAutoEnc", AUTOENCODER, lambda s: s.test_slices, work.reconstruct),
     Row("unetr", "UNETR, 2-D slices", "UNETR", UNETR, lambda scan: scan.test_slices, work.segment),
     Row(

@@ -29,11 +29,13 @@ from demo.release import Release
 from demo.training import train
 from demo.volume import Scan
 from monai.networks.blocks import SABlock
+from monai.networks.checkpoints import load_checkpoint
 
 EXACT = 1e-5
 """How far two outputs that ought to be equal may lie apart."""
 SAME_SCAN = "difference of the scan to the one the checkpoint saw"
 HIDDEN_SHARE = 0.5
+INFLATED_STEPS = 10
 SIDE, LEVELS = 32, 16
 NOISE = 0.3
 BLUR = 4
@@ -140,6 +142,42 @@ def fill_in_blocks(net: nn.Module, setting: Setting) -> Outcome:
     before = judge()
     train([*net.parameters(), *head.parameters()], loss, steps=30, rate=3e-3)
     return Outcome("fresh", "error of hidden patches", before, judge())
+
+
+def inflate(net: nn.Module, setting: Setting) -> Outcome:
+    """Load a 2-D file into a 3-D ViT; before any training of it, against steps of training without the file."""
+    old, scan, device = setting.checkpoints.vit, setting.scan, setting.device
+    patch = (*old.options["patch_size"], 8)
+    head = nn.Linear(old.options["hidden_size"], math.prod(patch)).to(device)
+    hidden_test, mask_test = hide(scan.volumes[1:].to(device), patch, HIDDEN_SHARE, setting.generator)
+
+    @torch.no_grad()
+    def judge() -> float:
+        return float(hidden_error(fill_in(net, head, hidden_test), scan.volumes[1:].to(device), mask_test, patch))
+
+    def loss() -> torch.Tensor:
+        images = scan.volumes[:1].to(device)
+        hidden, mask = hide(images, patch, HIDDEN_SHARE, setting.generator)
+        return hidden_error(fill_in(net, head, hidden), images, mask, patch)
+
+    train([*net.parameters(), *head.parameters()], loss, steps=INFLATED_STEPS, rate=3e-3)
+    before = judge()
+
+    report = load_checkpoint(net, old.file, inflate="center").report
+    head.load_state_dict({key: value.repeat_interleave(patch[-1], 0) for key, value in old.head.items()})
+    depth = scan.volumes.shape[-1]
+    with torch.no_grad():
+        equal = net.eval()(old.input.unsqueeze(-1).repeat(1, 1, 1, 1, depth).to(device))[0]
+    checks = (
+        Check(
+            f"difference to the output of {old.writer}, slice by slice",
+            difference(equal, old.output.repeat_interleave(depth // patch[-1], 1)),
+            EXACT,
+        ),
+        Check("number of parameters that stayed as they were", len(report.left), 0),
+    )
+    figure = f"error of hidden patches, {INFLATED_STEPS} steps without the file vs none with it"
+    return Outcome(f"{old.writer}, inflated", figure, before, judge(), checks)
 
 
 def reconstruct(net: nn.Module, setting: Setting) -> Outcome:
