@@ -83,5 +83,18 @@ class TestRecomputed(OnRanks):
             self.assertEqual(found[f"{name} sent"], "right")
 
 
+@pytest.mark.distributed
+@pytest.mark.grid
+@unittest.skipUnless(dist.is_available() and dist.is_gloo_available(), "this torch is built without gloo")
+class TestRecomputedOnFour(OnRanks):
+    @classmethod
+    def setUpClass(cls):
+        cls.found = run_checks(4, {name: partial(compared, name, recomputing=True) for name in COUNTED}, limit=600)
+
+    @parameterized.expand([(name,) for name in COUNTED])
+    def test_equals_one_process(self, name):
+        self.check(name)
+
+
 if __name__ == "__main__":
     unittest.main()
