@@ -21,10 +21,11 @@ from typing import Any
 
 import torch
 import torch.nn as nn
+from torch.nn.parameter import is_lazy
 
 from monai.networks.state_dict.adapting import AdaptedKeys
 from monai.networks.state_dict.hooks import CheckpointFacts, Request
-from monai.networks.state_dict.refusals import refuse
+from monai.networks.state_dict.refusals import PLAIN, refuse
 from monai.networks.state_dict.rules import Drop
 from monai.networks.state_dict.sharded import is_sharded
 
@@ -170,7 +171,8 @@ def account_of_partial(net: nn.Module, state_dict: Mapping[str, Any]) -> LoadRep
     journal, own = Journal(state_dict), net.state_dict()
     keys = AdaptedKeys(net, journal, state_dict, Request(strict=False))
     left = {key: "the file does not hold it, and the load was not strict" for key in own if key not in journal}
-    return account(type(net).__name__, own, journal, [layout.source for layout in keys.layouts], left)
+    layouts = [layout.source for layout in keys.layouts]
+    return account(type(net).__name__, own, journal, layouts, left, others_handed_on=False)
 
 
 def _source_of(net: nn.Module, journal: Journal, own: Mapping[str, Any], options: WeightOptions) -> Source | None:
@@ -241,11 +243,18 @@ def _settle_ties(own: Mapping[str, Any], journal: Journal, left: dict[str, str])
 
 def tied_keys(own: Mapping[str, Any]) -> list[list[str]]:
     """Keys of a state dict with ``keep_vars=True`` that stand for one and the same tensor, for each with several."""
-    names: dict[int, list[str]] = {}
+    names: dict[Any, list[str]] = {}
     for key, value in own.items():
         if isinstance(value, torch.Tensor):
-            names.setdefault(id(value), []).append(key)
+            names.setdefault(_place(value), []).append(key)
     return [keys for keys in names.values() if len(keys) > 1]
+
+
+def _place(tensor: torch.Tensor) -> Any:
+    """What two tensors have in common that are one: themselves, or where their values are."""
+    if type(tensor) not in PLAIN or is_lazy(tensor) or not tensor.numel() or not tensor.data_ptr():
+        return id(tensor)
+    return tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()
 
 
 def _equal(value: Any, other: Any) -> bool:

@@ -56,7 +56,8 @@ class TensorLine:
     Args:
         key: its name in the file.
         shape: its shape.
-        outcome: "used" or "ignored".
+        outcome: "used" or "ignored"; "left to its module" where the network has no parameter of that name, and a module
+            that loads in a way of its own took it.
         how: the parameters that were made of it, or why it was ignored.
     """
 
@@ -129,7 +130,7 @@ class LoadReport:
         lines = [f"{self.network}: {counts}; {used} of {len(self.tensors)} tensors of the file used"]
         lines += [f"  the file's keys are those of {layout}" for layout in self.layouts]
         lines += _grouped((line.outcome, line.how, line.key) for line in self.parameters if line.outcome != KINDS[0])
-        lines += _grouped(("ignored", why, key) for key, why in self.ignored.items())
+        lines += _grouped((line.outcome, line.how, line.key) for line in self.tensors if line.outcome != "used")
         return "\n".join(lines)
 
 
@@ -139,6 +140,7 @@ def account(
     journal: Journal,
     layouts: Iterable[str] = (),
     left: Mapping[str, str] | None = None,
+    others_handed_on: bool = True,
 ) -> LoadReport:
     """
     Draw up the account of a load.
@@ -149,6 +151,8 @@ def account(
         journal: what was loaded, under the network's keys.
         layouts: who wrote the keys of the file.
         left: parameters that stay as they were, and why.
+        others_handed_on: whether tensors of other names than the network's are in the journal for modules that take
+            them, as a strict load demands.
     """
     parameters: list[ParameterLine] = []
     uses: dict[str, list[str]] = {}
@@ -163,13 +167,20 @@ def account(
         parameters.append(ParameterLine(key, _shape(value), origin.kind, "; ".join(origin.changes), origin.keys))
         for used in origin.keys:
             uses.setdefault(used, []).append(key)
-    tensors = [_tensor_line(key, value, uses.get(key), journal) for key, value in journal.file.items()]
+    handed = {key for key in journal if key not in own} if others_handed_on else set()
+    used_by_none = {key: UNJUDGED for name in handed for key in journal.origins[name].keys}
+    tensors = [
+        _tensor_line(key, value, uses.get(key), journal, used_by_none.get(key, "ignored"))
+        for key, value in journal.file.items()
+    ]
     return LoadReport(network, tuple(layouts), tuple(parameters), tuple(tensors))
 
 
-def _tensor_line(key: str, value: Any, used: list[str] | None, journal: Journal) -> TensorLine:
+def _tensor_line(key: str, value: Any, used: list[str] | None, journal: Journal, otherwise: str) -> TensorLine:
     if used:
         return TensorLine(key, _shape(value), "used", ", ".join(used))
+    if otherwise == UNJUDGED:
+        return TensorLine(key, _shape(value), UNJUDGED, "")
     return TensorLine(key, _shape(value), "ignored", journal.ignored.get(key, "the network has no such parameter"))
 
 
