@@ -603,7 +603,11 @@ FEATURES: tuple[Feature, ...] = (
         title="Read a checkpoint of any age, and load it into a network",
         purpose="The parts behind read_checkpoint and load_checkpoint: from a file to the state dict of a network.",
         evidence="13 files of five writers load right or are refused with the question to answer.",
-        paths=("monai/networks/checkpoints/read.py", "monai/networks/checkpoints/load.py"),
+        paths=(
+            "monai/networks/checkpoints/read.py",
+            "monai/networks/checkpoints/load.py",
+            "monai/networks/checkpoints/load_checks.py",
+        ),
     ),
     Feature(
         name="saved-folders",

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from monai.networks.checkpoints.file_values import fetched
-from monai.networks.checkpoints.load import has_nan_or_inf
+from monai.networks.checkpoints.load_checks import has_nan_or_inf
 from monai.networks.checkpoints.read import Checkpoint, read_checkpoint, read_networks
 from monai.networks.checkpoints.untrusted import refusing
 from monai.networks.state_dict.layouts import Layout, recognize_layouts

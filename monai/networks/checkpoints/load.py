@@ -24,22 +24,28 @@ from typing import Any
 
 import torch
 import torch.nn as nn
+from torch.nn.parameter import is_lazy
 
 from monai.networks.state_dict.adapting import adapted_state_dict
 from monai.networks.state_dict.hooks import CheckpointFacts, OldCheckpoints
 from monai.networks.state_dict.sharded import is_sharded, load_into_sharded
 from monai.networks.state_dict.torch_private import all_metadata
-from monai.networks.weights.early_merging import unsure_mergings
 from monai.networks.weights.journal import Journal
 from monai.networks.weights.load import WeightOptions, account_of_partial, adapt_weights, tied_keys, weight_options
-from monai.networks.weights.report import LoadReport, account
+from monai.networks.weights.report import UNJUDGED, LoadReport, account
 
+from .load_checks import (
+    compare_with_folder,
+    refuse_other_kinds,
+    saved_config,
+    warn_not_finite,
+    warn_of_early_merging,
+)
 from .read import Checkpoint, inside_of_wrappers, read_checkpoint
-from .saved_folder import read_config
-from .untrusted import CheckpointRefused, listed
+from .untrusted import listed
 from .unwrap import with_versions
 
-__all__ = ["SOURCE_CONFIG", "adapted_checkpoint", "config_beside", "has_nan_or_inf", "load_checkpoint", "not_finite"]
+__all__ = ["SOURCE_CONFIG", "adapted_checkpoint", "config_beside", "load_checkpoint"]
 
 SOURCE_CONFIG = "config.json"  # as transformers and diffusers save it beside their weights
 
@@ -135,11 +141,14 @@ def load_checkpoint(
     own = bare.state_dict(keep_vars=True)
     _refuse_without_memory(bare, own)
     checkpoint = read_checkpoint(path, bare, name, weights)
+    saved = saved_config(checkpoint.path)
+    if saved is not None:
+        compare_with_folder(bare, saved, checkpoint.path)
     config = partial(config_beside, Path(path), source_config)
     report = _load(bare, own, checkpoint, facts, strict, options, config)
-    _warn_not_finite(checkpoint)
-    if source is None:  # otherwise the source has compared the network with what it knows of its files
-        _warn_of_early_merging(bare, checkpoint.path, report)
+    warn_not_finite(checkpoint.path, own, checkpoint.state_dict)
+    if source is None and saved is None:  # either knows how the network was built
+        warn_of_early_merging(bare, checkpoint.path, report)
     if into:
         every = whole.state_dict(keep_vars=True)
         ties = {
@@ -194,16 +203,40 @@ def _load(
         else:
             net.load_state_dict(state_dict, strict=False)
         return account_of_partial(net, state_dict)
-    if state_dict.keys() == own.keys() and options == WeightOptions() and not tied_keys(own):
+    if options == WeightOptions() and _fits_as_it_is(own, state_dict) and not tied_keys(own):
+        refuse_other_kinds(net, own, state_dict)
         _load_own(net, state_dict, facts)
         return account(type(net).__name__, own, Journal(state_dict))
     adapted, report = adapt_weights(net, state_dict, options, facts, config)
+    refuse_other_kinds(net, own, adapted)
     whole = with_versions({**adapted, **{key: own[key] for key in report.left}}, all_metadata(state_dict))
     if is_sharded(net):
         load_into_sharded(net, whole)
+    elif UNJUDGED in report.counts:
+        _load_or_restore(net, own, whole)
     else:
         net.load_state_dict(whole)  # adapted and judged already
     return report
+
+
+def _fits_as_it_is(own: Mapping[str, Any], state_dict: Mapping[str, Any]) -> bool:
+    """Whether a file has the network's keys and shapes, and no others. torch finds a wrong shape in the middle."""
+    if state_dict.keys() != own.keys():
+        return False
+    pairs = ((value, state_dict[key]) for key, value in own.items() if not is_lazy(value))
+    return all(getattr(value, "shape", None) == getattr(have, "shape", None) for value, have in pairs)
+
+
+def _load_or_restore(net: nn.Module, own: Mapping[str, Any], whole: Mapping[str, Any]) -> None:
+    """Load a network with modules that load in a way of their own, and may refuse when others are loaded already."""
+    before = {key: value.detach().clone() for key, value in own.items() if isinstance(value, torch.Tensor)}
+    try:
+        net.load_state_dict(whole)
+    except Exception:
+        with torch.no_grad():
+            for key, value in before.items():
+                own[key].copy_(value)
+        raise
 
 
 def _load_own(net: nn.Module, state_dict: Mapping[str, Any], facts: CheckpointFacts | None) -> None:
@@ -273,47 +306,3 @@ def config_beside(path: Path, config: Mapping[str, Any] | str | os.PathLike | No
     if not isinstance(values, dict):
         raise ValueError(f"{place} should hold a JSON object, got a {type(values).__name__}.")
     return values
-
-
-def not_finite(tensors: Mapping[str, object]) -> list[str]:
-    """Keys of the tensors that hold a NaN or an infinite value, told without memory."""
-    return [key for key, value in tensors.items() if torch.is_tensor(value) and has_nan_or_inf(value)]
-
-
-def has_nan_or_inf(value: torch.Tensor) -> bool:
-    """Whether a tensor holds a NaN or an infinite value."""
-    if value.is_complex():
-        value = torch.view_as_real(value.resolve_conj())
-    if not value.is_floating_point() or not value.numel() or value.dtype.itemsize < 2:
-        return False
-    return not bool(torch.stack(torch.aminmax(value)).isfinite().all())  # the extremes show a NaN, too
-
-
-def _warn_not_finite(checkpoint: Checkpoint) -> None:
-    found = not_finite(checkpoint.state_dict)
-    if found:
-        warnings.warn(
-            f"{checkpoint.path} holds weights that are NaN or infinite; they were loaded as they are: {listed(found)}.",
-            stacklevel=3,
-        )
-
-
-def _warn_of_early_merging(net: nn.Module, path: Path, report: LoadReport) -> None:
-    """Say of a Swin transformer's weights that they may be older than its patch merging, which nothing in them tells."""
-    loaded = {line.key for line in report.parameters if line.tensors}
-    if any(f"{name}.reduction.weight" in loaded for name in unsure_mergings(net)) and not _saved_with_config(path):
-        warnings.warn(
-            f"{path}: if MONAI 1.4 or older wrote it, {type(net).__name__} now gives other outputs than it did there, "
-            "for MONAI 1.5 merges other patches in 3-D under the same name (downsample='merging'), and nothing in a "
-            "file tells which. Then build the network with downsample=EarlyPatchMerging (of monai.networks.weights).",
-            stacklevel=3,
-        )
-
-
-def _saved_with_config(path: Path) -> bool:
-    """Whether a file is of a folder of ``save_pretrained``, which knows how its network was built."""
-    try:
-        read_config(path if path.is_dir() else path.parent)
-    except (OSError, CheckpointRefused):
-        return False
-    return True

@@ -258,5 +258,63 @@ class TestAverages(LoadCase):
             load_checkpoint(ViT(**VIT), self.file, weights="best")
 
 
+class OldName(torch.nn.Module):
+    """A module that takes its weight under the name that it had before."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.bias = torch.nn.Parameter(torch.zeros(3)), torch.nn.Parameter(torch.zeros(2))
+
+    def _load_from_state_dict(self, state_dict, prefix, *arguments):
+        if f"{prefix}old" in state_dict:
+            state_dict[f"{prefix}weight"] = state_dict.pop(f"{prefix}old")
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
+
+
+class TestNothingChangesBeforeARefusal(LoadCase):
+    """torch finds a wrong shape, or a module of a user's own what it lacks, when others are loaded already."""
+
+    def own(self) -> torch.nn.Module:
+        return torch.nn.ModuleDict({"linear": torch.nn.Linear(2, 2), "old": OldName()})
+
+    def test_another_head(self):
+        net = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 3))
+        self.saved(torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 2)))
+        self.assert_refused(net, r"size mismatch for 1\.weight.*out_channels=")
+
+    @parameterized.expand([("another size", {"old.bias": torch.ones(5)}), ("nothing", {"old.bias": None})])
+    def test_a_module_that_loads_in_its_own_way(self, _, changes):
+        state = {"linear.weight": torch.ones(2, 2), "linear.bias": torch.ones(2), "old.old": torch.ones(3), **changes}
+        self.saved({key: value for key, value in state.items() if value is not None})
+        self.assert_refused(self.own(), r"old\.bias")
+
+    def test_what_such_a_module_takes_is_not_ignored(self):
+        net = self.own()
+        state = {"linear.weight": torch.ones(2, 2), "linear.bias": torch.ones(2), "old.old": torch.ones(3)}
+        report = load_checkpoint(net, self.saved({**state, "old.bias": torch.ones(2)})).report
+        self.assertEqual(net["old"].weight.tolist(), [1.0, 1.0, 1.0])
+        self.assertEqual(report.ignored, {})
+        self.assertEqual({line.key: line.outcome for line in report.tensors}["old.old"], "left to its module")
+
+    @parameterized.expand([(torch.int8,), (torch.bool,), (torch.complex64,)])
+    def test_numbers_of_another_kind(self, dtype):
+        net = torch.nn.Linear(2, 2)
+        self.saved({"weight": net.weight.detach().to(dtype), "bias": net.bias.detach()})
+        self.assert_refused(net, f"the file has {dtype}, which does not become torch.float32")
+
+    def test_numbers_too_large_for_half(self):
+        net = torch.nn.Linear(2, 2)
+        torch.nn.init.constant_(net.weight, 1e5)
+        path = self.saved(net)
+        with self.assertWarnsRegex(UserWarning, "weight.*bfloat16"):
+            load_checkpoint(torch.nn.Linear(2, 2).half(), path)
+
+    def test_parameters_that_share_their_memory(self):
+        net = torch.nn.ModuleDict({"a": torch.nn.Linear(2, 2), "b": torch.nn.Linear(2, 2)})
+        self.saved(net)
+        net["b"].weight.data = net["a"].weight.data
+        self.assert_refused(net, r"a\.weight, b\.weight are one and the same")
+
+
 if __name__ == "__main__":
     unittest.main()

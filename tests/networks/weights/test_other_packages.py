@@ -103,6 +103,22 @@ class TestIn(FileCase):
         self.assertGreater(report.counts["loaded"], 40)
 
 
+class TestFolders(FileCase):
+    def test_a_folder_says_how_its_network_was_built(self):
+        """No weight tells the number of heads. A weight file elsewhere says nothing, and is taken as it is."""
+        sizes = {"in_channels": 1, "img_size": 8, "patch_size": 4, "hidden_size": 24, "mlp_dim": 16, "num_layers": 1}
+        source, other = (ViT(**sizes, num_heads=heads, spatial_dims=2).eval() for heads in (2, 4))
+        save_pretrained(source, self.folder / "net")
+        before = other.blocks[0].attn.qkv.weight.detach().clone()
+        for place in ("net", "net/model.safetensors"):
+            with self.assertRaisesRegex(RuntimeError, "blocks.0.attn was saved with heads=2, the network has 4"):
+                load_checkpoint(other, self.folder / place)
+        self.assertTrue(torch.equal(other.blocks[0].attn.qkv.weight, before))
+        load_checkpoint(ViT(**sizes, num_heads=2, spatial_dims=2), self.folder / "net")
+        (self.folder / "net" / "model.safetensors").rename(self.folder / "model.safetensors")
+        load_checkpoint(other, self.folder / "model.safetensors")
+
+
 class TestOtherSizes(FileCase):
     def test_dinov2_in_the_encoder_of_a_segmentation_network(self):
         """In 3-D, of another image and patch size, with one channel, without class token."""
