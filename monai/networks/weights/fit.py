@@ -50,7 +50,7 @@ def fit(journal: Journal, net: nn.Module, options: SizeOptions) -> None:
         RuntimeError: with all problems together, if anything that was asked for is ambiguous, cannot be done, or is not
             needed by any tensor. Then the journal is as it was.
     """
-    if not options:
+    if not options and journal.grid is None:
         return
     plan = _Plan(journal, options, places(net))
     for key, place in plan.places.items():
@@ -163,11 +163,18 @@ class _Plan:
         if have.shape[1] == 1 and math.prod(new) > 1:  # one for all
             return
         wanted = "position" in options.resample
+        said = self._said_grid(have.shape[1], dims) if options.grid is None else None
         if dims == len(new):
-            fits = have.shape == place.own.shape and options.grid is None and options.spacings is None
+            as_many = have.shape == place.own.shape
+            if as_many and said is not None and list(said) != new and not wanted:
+                raise Misfit(
+                    f"the file's positions lie on the grid {said}, as its configuration says, and the network's, as "
+                    f"many, on {tuple(new)}: ask for resample='position'."
+                )
+            fits = as_many and options.grid is None and options.spacings is None and said in (None, tuple(new))
             if fits or not wanted:
                 return
-        old = told_grid(have.shape[1], dims, options.grid)
+        old = told_grid(have.shape[1], dims, options.grid or said)
         if options.grid is not None:
             self.used.add("grid")
         x = have
@@ -182,6 +189,11 @@ class _Plan:
             text = f"repeated {new[-1]} times along the last axis"
             self._add(key, inflate_positions(x, new[-1]), text, "inflated", "inflate")
             self._warn_of_class_token(place)
+
+    def _said_grid(self, number: int, dims: int) -> tuple[int, ...] | None:
+        """The grid in the configuration of the file, if it is one of so many positions."""
+        grid = self.journal.grid
+        return grid if grid is not None and len(grid) == dims and math.prod(grid) == number else None
 
     def _resampled(
         self, key: str, place: Place, have: torch.Tensor, old: tuple[int, ...], new: list[int]
@@ -333,6 +345,8 @@ def _what_needs(asked: str) -> str:
             "has another number of channels than the network. Leave it out if their order is the same, and reorder the "
             "weights of the file if it is not"
         )
+    if asked == "resample='position'":
+        return "has another number of positions. Leave it out, or say by grid= on which other grid the file has as many"
     return "needs it. Leave it out"
 
 

@@ -132,7 +132,9 @@ def adapt_weights(
     _leave_out(journal, list(journal), options)
     source = _source_of(net, journal, own, options)
     if source is not None:
-        translate(net, journal, source, config() if config is not None else None)
+        said = config() if config is not None else {}
+        translate(net, journal, source, said)
+        journal.grid = _grid_in(said)
     request = Request(strict=True, facts=facts or CheckpointFacts(), careful=True)
     # what another package did not write is missing: nothing is completed, as it is for our own older networks
     keys = AdaptedKeys(net, journal, state_dict, request, older=source is None or source.is_monai)
@@ -194,6 +196,17 @@ def _source_of(net: nn.Module, journal: Journal, own: Mapping[str, Any], options
         choice = f"Name the one that wrote it by source=: {', '.join(repr(source.name) for source, _ in found)}."
         refuse(net, [f"the keys are those of several packages: {'; '.join(signs)}. {choice}"])
     return found[0][0] if found else None
+
+
+def _grid_in(config: Config) -> tuple[int, ...] | None:
+    """The grid of patches that transformers' configuration of a vision transformer speaks of."""
+    sizes = [config.get(name) for name in ("image_size", "patch_size")]
+    image, patch = [[size] * 2 if isinstance(size, int) else size for size in sizes]
+    if not isinstance(image, list) or not isinstance(patch, list) or len(image) != len(patch):
+        return None
+    if not all(isinstance(size, int) and size > 0 for size in (*image, *patch)):
+        return None
+    return tuple(size // part for size, part in zip(image, patch))
 
 
 def _leave_out(journal: Journal, keys: Iterable[str], options: WeightOptions) -> None:

@@ -103,6 +103,21 @@ class TestIn(FileCase):
         self.assertGreater(report.counts["loaded"], 40)
 
 
+class TestAnotherGrid(FileCase):
+    def test_as_many_positions_on_another_grid(self):
+        """The configuration says the grid. Positions by their number alone would be those of other places."""
+        content, place = tiny_file("hf-dinov2"), "patch_embedding.position_embeddings"
+        rows, columns = network("hf-dinov2").patch_embedding.grid_size
+        patch = content["config"]["patch_size"]
+        net = network("hf-dinov2", img_size=(patch, rows * columns * patch))
+        path, before = self.write(content), net.state_dict()[place].clone()
+        with self.assertRaisesRegex(RuntimeError, rf"on the grid \({rows}, {columns}\).*resample='position'"):
+            load_checkpoint(net, path, allow=HEAD)
+        self.assertTrue(torch.equal(net.state_dict()[place], before))
+        report = load_checkpoint(net, path, allow=HEAD, resample="position").report
+        self.assertIn("resampled", {line.key: line.outcome for line in report.parameters}[place])
+
+
 class TestFolders(FileCase):
     def test_a_folder_says_how_its_network_was_built(self):
         """No weight tells the number of heads. A weight file elsewhere says nothing, and is taken as it is."""
