@@ -163,7 +163,7 @@ def inflate(net: nn.Module, setting: Setting) -> Outcome:
     train([*net.parameters(), *head.parameters()], loss, steps=INFLATED_STEPS, rate=3e-3)
     before = judge()
 
-    report = load_checkpoint(net, old.file, inflate="center").report
+    report: Any = load_checkpoint(net, old.file, inflate="center").report
     head.load_state_dict({key: value.repeat_interleave(patch[-1], 0) for key, value in old.head.items()})
     depth = scan.volumes.shape[-1]
     with torch.no_grad():

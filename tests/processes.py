@@ -21,7 +21,8 @@ import torch.multiprocessing as mp
 
 __all__ = ["run_ranks"]
 
-PRELOADED = ["torch.distributed.tensor", "monai.networks.nets"]  # seconds to import, which every process would take anew
+# what every process would import anew, in seconds
+PRELOADED = ["torch.distributed.tensor", "monai.networks.nets"]
 START = "forkserver" if "forkserver" in mp.get_all_start_methods() else "spawn"
 
 

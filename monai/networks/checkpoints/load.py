@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import os
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -34,13 +33,7 @@ from monai.networks.weights.journal import Journal
 from monai.networks.weights.load import WeightOptions, account_of_partial, adapt_weights, tied_keys, weight_options
 from monai.networks.weights.report import UNJUDGED, LoadReport, account
 
-from .load_checks import (
-    compare_with_folder,
-    refuse_other_kinds,
-    saved_config,
-    warn_not_finite,
-    warn_of_early_merging,
-)
+from .load_checks import compare_with_folder, refuse_other_kinds, saved_config, warn_not_finite, warn_of_early_merging
 from .read import Checkpoint, inside_of_wrappers, read_checkpoint
 from .untrusted import listed
 from .unwrap import with_versions

@@ -139,8 +139,10 @@ def compare_with_folder(net: nn.Module, config: Mapping[str, Any], path: Path) -
     now = {row["path"]: row for row in attention_config(net)}
     problems = []
     for row in config["attention_config"]:
-        mine = now.get(row.get("path")) if isinstance(row, dict) else None
-        for name in BUILT if mine is not None else ():
+        mine = now.get(str(row.get("path"))) if isinstance(row, dict) else None
+        if mine is None:
+            continue
+        for name in BUILT:
             if name in row and row[name] != mine[name]:
                 problems.append(f"{row['path']} was saved with {name}={row[name]!r}, the network has {mine[name]!r}.")
     if problems:
@@ -149,7 +151,7 @@ def compare_with_folder(net: nn.Module, config: Mapping[str, Any], path: Path) -
 
 
 def warn_of_early_merging(net: nn.Module, path: Path, report: LoadReport) -> None:
-    """Say of a Swin transformer's weights that they may be older than its patch merging, which nothing in them tells."""
+    """Say that weights of a Swin transformer may be older than its patch merging, which nothing in them tells."""
     loaded: Collection[str] = {line.key for line in report.parameters if line.tensors}
     if any(f"{name}.reduction.weight" in loaded for name in unsure_mergings(net)):
         warnings.warn(
