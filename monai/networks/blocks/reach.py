@@ -19,13 +19,19 @@ its own in a method ``spatial_reach(axis)``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from types import FunctionType
 from typing import Any
 
 import torch.nn as nn
 
-__all__ = ["Reach", "computes_as", "computes_as_declared", "reach_of"]
+__all__ = ["Reach", "computes_as", "computes_as_declared", "reach_of", "replaced_method"]
+
+COMPUTING = ("forward", "_conv_forward", "_output_padding")
+"""Methods by which layers compute; what is known of a class holds for those that it was written with."""
+CHANGE_NOTHING = ("torch._dynamo.", "torch.amp.autocast_mode", "torch.utils._contextlib")
+"""Where decorators come from that leave what a function computes: compilation, autocast, no_grad."""
 
 
 @dataclass(frozen=True)
@@ -148,11 +154,12 @@ def computes_as_declared(module: nn.Module, declaration: str) -> bool:
 
     Args:
         module: the module.
-        declaration: name of the method that says it. A subclass with another ``forward`` says it anew.
+        declaration: name of the method that says it. A subclass with another ``forward`` says it anew, and nobody has
+            replaced the one that it was written for.
     """
     for cls in type(module).__mro__:
         if declaration in cls.__dict__:
-            return "forward" not in module.__dict__
+            return replaced_method(module) is None
         if "forward" in cls.__dict__:
             return False
     return False
@@ -160,14 +167,57 @@ def computes_as_declared(module: nn.Module, declaration: str) -> bool:
 
 def computes_as(module: nn.Module, kinds: tuple[type[nn.Module], ...]) -> bool:
     """Whether a module is of one of these classes, or of a subclass that computes in the same way."""
-    return "forward" not in module.__dict__ and any(
-        isinstance(module, kind) and _same_methods(type(module), kind) for kind in kinds
+    return any(isinstance(module, kind) and _same_methods(type(module), kind) for kind in kinds) and (
+        replaced_method(module) is None
     )
 
 
+def replaced_method(module: nn.Module, names: Iterable[str] = COMPUTING) -> str | None:
+    """
+    The first method that is not the one with which a module's class was written; None if all are.
+
+    Args:
+        module: the module.
+        names: which methods. Defaults to those by which layers compute.
+    """
+    for name in names:
+        if name in module.__dict__ or not _is_as_written(type(module), name):
+            return name
+    return None
+
+
 def _same_methods(cls: type[nn.Module], kind: type[nn.Module]) -> bool:
-    names = ("forward", "_conv_forward", "_output_padding")
-    return all(getattr(cls, name, None) is getattr(kind, name, None) for name in names)
+    return all(getattr(cls, name, None) is getattr(kind, name, None) for name in COMPUTING)
+
+
+def _is_as_written(cls: type, name: str) -> bool:
+    """Whether the method of a class, or of the base that it has it from, was written in the body of that class."""
+    owner = next((each for each in cls.__mro__ if name in each.__dict__), None)
+    if owner is None or owner is nn.Module:  # which has none: an attribute stands for it
+        return True
+    function = _undecorated(owner.__dict__[name])
+    if not isinstance(function, FunctionType):
+        return False
+    homes = {owner.__module__, getattr(owner.__dict__.get("__init__"), "__module__", None)}
+    # a decorator copies the names of what it stands for, but neither its globals nor its code
+    return (
+        function.__qualname__ == f"{owner.__qualname__}.{name}"
+        and function.__globals__.get("__name__") in homes
+        and function.__code__.co_name == name
+        and not hasattr(function, "__wrapped__")
+    )
+
+
+def _undecorated(function: Any) -> Any:
+    """What a decorator of torch that changes nothing stands for."""
+    while hasattr(function, "__wrapped__") and _home(function).startswith(CHANGE_NOTHING):
+        function = function.__wrapped__
+    return function
+
+
+def _home(function: Any) -> str:
+    """The module in which a function was written."""
+    return str(getattr(function, "__globals__", {}).get("__name__", ""))
 
 
 def _along(values: Any, axis: int) -> int:

@@ -26,7 +26,15 @@ from typing import Any, Union
 import torch
 import torch.nn as nn
 
-from monai.networks.blocks.reach import BATCH_NORMS, INSTANCE_NORMS, Reach, computes_as, computes_as_declared, reach_of
+from monai.networks.blocks.reach import (
+    BATCH_NORMS,
+    INSTANCE_NORMS,
+    Reach,
+    computes_as,
+    computes_as_declared,
+    reach_of,
+    replaced_method,
+)
 from monai.networks.blocks.spade_norm import SPADE
 from monai.networks.state_dict.torch_private import has_hooks_that_see_values, is_plain
 
@@ -256,7 +264,7 @@ class VolumeSteps:
             elif computes_as(layer, (nn.Sequential,)):
                 self._refuse_hooks(layer)
                 flat += self._flat(layer)
-            elif not is_plain(layer, nn.Identity):
+            elif not (is_plain(layer, nn.Identity) and computes_as(layer, (nn.Identity,))):
                 flat.append(layer)
         return flat
 
@@ -303,6 +311,15 @@ class VolumeSteps:
         return f"{self._names.get(id(module), '')} ({type(module).__name__})".strip()
 
     def _refusal(self, layer: nn.Module) -> str:
+        for module in layer.modules():
+            replaced = replaced_method(module)
+            if replaced is not None:
+                return (
+                    f"{self._name(module)} cannot be computed in parts: somebody has replaced or decorated its method "
+                    f"{replaced}, and what is known of {type(module).__name__} holds for the one that its class was "
+                    "written with. Put that one back, or write a subclass with the new one, which says how far it "
+                    "looks in a method spatial_reach(axis), or its steps in volume_steps(steps, volume)."
+                )
         return (
             f"{self._name(layer)} cannot be computed in parts: it is not known how far it looks, or it looks at the "
             "whole volume. A layer of your own says it in a method spatial_reach(axis), which returns a Reach; a "

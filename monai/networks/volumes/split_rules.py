@@ -19,6 +19,7 @@ that computes in another way has to say it anew.
 
 from __future__ import annotations
 
+from types import FunctionType
 from typing import Any
 
 import torch.nn as nn
@@ -41,6 +42,7 @@ from monai.networks.blocks.reach import (
     computes_as,
     computes_as_declared,
     reach_of,
+    replaced_method,
 )
 from monai.networks.blocks.selfattention import SABlock
 from monai.networks.blocks.spade_norm import SPADE
@@ -96,11 +98,21 @@ SPATIAL = (*CONVOLUTIONS, nn.GroupNorm, *BATCH_NORMS, *INSTANCE_NORMS)
 
 
 def declares_slabs(module: nn.Module) -> bool:
-    """Whether a class says that it works on slabs, and no subclass has changed what it says it of."""
+    """Whether a class says that it works on slabs, and no subclass and nobody else has changed what it says it of."""
     for cls in type(module).__mro__:
         if "works_on_slabs" in vars(cls):
-            return bool(vars(cls)["works_on_slabs"]) and _changes_nothing(type(module), cls)
+            says = bool(vars(cls)["works_on_slabs"])
+            return says and _changes_nothing(type(module), cls) and _replaced(module) is None
     return False
+
+
+def _replaced(module: nn.Module) -> str | None:
+    """A method that was put in the place of the one that its class was written with."""
+    if not hasattr(module, "works_on_slabs"):
+        return replaced_method(module)
+    bases = [base for base in type(module).__mro__ if issubclass(base, nn.Module) and base is not nn.Module]
+    functions = (name for base in bases for name, value in vars(base).items() if isinstance(value, FunctionType))
+    return replaced_method(module, ("forward", *functions))
 
 
 def _changes_nothing(cls: type, base: type) -> bool:
@@ -184,6 +196,12 @@ def refusal_of_attention(block: Any) -> str | None:
 
 def remedy(module: nn.Module, axis: int) -> str:
     """What to do about a module that is not known to work on slabs."""
+    replaced = _replaced(module)
+    if replaced is not None:
+        return (
+            f"has another method {replaced} than its class was written with, which is not known to work on slabs: put "
+            "that one back, or declare what the new one does in a subclass"
+        )
     if isinstance(module, CONVOLUTIONS) and module.padding_mode != "zeros":
         return f"pads by padding_mode='{module.padding_mode}', which needs the ends of the volume: use 'zeros'"
     if isinstance(module, CHANNEL_DROPOUTS):

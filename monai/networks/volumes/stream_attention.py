@@ -20,6 +20,7 @@ import torch
 import torch.nn as nn
 
 from monai.networks.blocks.attention.block import runs_own_forward
+from monai.networks.blocks.reach import computes_as
 from monai.networks.blocks.spatialattention import SpatialAttentionBlock
 from monai.networks.blocks.volume_statistics import Statistics, normalize
 from monai.networks.state_dict.torch_private import has_hooks_that_see_values
@@ -31,7 +32,8 @@ __all__ = ["attend_in_slabs", "attends_in_slabs"]
 
 def attends_in_slabs(block: nn.Module) -> bool:
     """Whether a block of attention can be computed slab by slab: nobody changes or watches what it computes."""
-    if type(block) is not SpatialAttentionBlock or type(block.norm) is not nn.GroupNorm:
+    norm = block.norm if type(block) is SpatialAttentionBlock else None
+    if type(norm) is not nn.GroupNorm or not computes_as(norm, (nn.GroupNorm,)):
         return False
     attention = block.attn
     if not runs_own_forward(attention) or attention.save_attn or not attention.fuses:

@@ -17,6 +17,7 @@ import copy
 import tempfile
 import unittest
 from functools import partial
+from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
@@ -26,6 +27,7 @@ from parameterized import parameterized
 from monai.networks.blocks.reach import Reach
 from monai.networks.blocks.selfattention import SABlock
 from monai.networks.nets import UNETR, AutoencoderKL, DecoderOnlyTransformer, DiffusionModelUNet, ViT
+from monai.networks.nets.autoencoderkl import AEKLResBlock
 from monai.networks.volumes import split_volume
 from monai.networks.volumes.slabs import Slabs, even_slabs
 from monai.networks.volumes.split import _Plan
@@ -124,6 +126,13 @@ class TestPlan(unittest.TestCase):
         with self.assertRaisesRegex(ValueError, message):
             split_volume(net, None)
         self.assertEqual([type(module) for module in net.modules()], kinds)
+
+    def test_methods_replaced_at_a_class_are_refused(self):
+        cases = ((AEKLResBlock, "forward"), (nn.Conv2d, "_conv_forward"), (AutoencoderKL, "decode"))
+        for cls, name in cases:
+            net = kl()
+            with patch.object(cls, name, lambda *args: args[1].flip(2)), self.assertRaisesRegex(ValueError, name):
+                _Plan(net, 0).check()
 
     @parameterized.expand(STRIDES)
     def test_total_stride(self, _, build, stride):

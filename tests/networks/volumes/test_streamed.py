@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import os
 import pickle
 import tempfile
@@ -29,6 +30,7 @@ from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from monai.inferers import LatentDiffusionInferer
 from monai.networks.nets import AutoencoderKL, DiffusionModelUNet
+from monai.networks.nets.autoencoderkl import AEKLResBlock
 from monai.networks.nets.spade_autoencoderkl import SPADEAutoencoderKL
 from monai.networks.schedulers import DDIMScheduler
 from monai.networks.volumes import Reach, StreamedAutoencoder
@@ -102,6 +104,7 @@ CHANGED: dict[str, Any] = {
     "identity": lambda network: network.decoder.blocks.append(OddIdentity()),
     "hook_on_an_identity": add_watched_identity,
     "group_norm": lambda network: doubles(network.decoder.blocks[1].norm2),
+    "convolution": lambda network: setattr(network.decoder.blocks[0].conv, "_conv_forward", a_hook),
     "sequence": lambda network: doubles(network.decoder.blocks[1].conv2),
     "spade": lambda network: doubles(network.decoder.blocks[1].norm1),
     "instance_norm": lambda network: setattr(network.decoder.blocks[1], "norm2", OddNorm(16)),
@@ -374,6 +377,30 @@ class TestStreamedAutoencoder(unittest.TestCase):
         network = made("spade" if name == "spade" else "kl", 2)
         CHANGED[name](network)
         with self.assertRaisesRegex(TypeError, "cannot be computed in parts|hooks|in place"):
+            self.streamed(network)
+
+    @parameterized.expand(
+        [
+            (AEKLResBlock, "forward", "encoder.blocks.1 "),
+            (nn.Conv2d, "_conv_forward", "encoder.blocks.0.conv "),
+            (nn.GroupNorm, "forward", "encoder.blocks.1.norm1 "),
+        ]
+    )
+    def test_methods_replaced_at_a_class_are_refused(self, cls: Any, method: str, name: str) -> None:
+        network = made("kl_plain", 2)
+        latent, *_ = latents("kl_plain", network, SIZES[2])
+        streamed, written = self.streamed(network), getattr(cls, method)
+        put_in = functools.wraps(written)(lambda *args: 2 * written(*args))
+        with unittest.mock.patch.object(cls, method, put_in):
+            with self.assertRaisesRegex(TypeError, rf"{name}.*method {method}.*spatial_reach"):
+                self.streamed(network)
+            with self.assertRaisesRegex(TypeError, f"method {method}"):
+                streamed.decode(latent)
+        streamed.decode(latent)
+
+    def test_decorators_that_change_nothing(self) -> None:
+        network = made("kl_plain", 2)
+        with unittest.mock.patch.object(AEKLResBlock, "forward", torch.no_grad()(AEKLResBlock.forward)):
             self.streamed(network)
 
     def test_a_norm_of_the_input(self) -> None:
