@@ -159,8 +159,15 @@ def _checkpoint(path: Path, contents: Contents, network: Network) -> Checkpoint:
 
 
 def inside_of_wrappers(net: nn.Module) -> nn.Module:
-    """The network inside of DataParallel, DistributedDataParallel and torch.compile."""
+    """
+    The network inside of DataParallel, DistributedDataParallel, torch.compile, and any module whose class has a method
+    ``network_inside``, which returns the one that holds the weights.
+    """
     while True:
+        inner = getattr(type(net), "network_inside", None)
+        if inner is not None:
+            net = inner(net)
+            continue
         if isinstance(net, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
             net = net.module
             continue

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -25,6 +25,7 @@ import torch.nn as nn
 
 from monai.networks.blocks.reach import BATCH_NORMS, CONVOLUTIONS, INSTANCE_NORMS, POOLS, TRANSPOSED_CONVOLUTIONS
 from monai.networks.blocks.volume_steps import VolumeSteps
+from monai.networks.state_dict.hooks import OldCheckpoints
 from monai.networks.state_dict.torch_private import inside_of_compiled, own_module, twin_for_a_while
 from monai.networks.volumes.stream_plan import Plan, make_plan
 from monai.networks.volumes.stream_ranks import company_of, unsplit
@@ -145,9 +146,21 @@ class StreamedAutoencoder(nn.Module):
             if name.startswith("__") or name == "autoencoder" or "autoencoder" not in dict(self.named_children()):
                 raise
             autoencoder = self.autoencoder
+            if hasattr(OldCheckpoints, name):  # loads weights, of which the streams have none
+                return getattr(autoencoder, name)
             if isinstance(getattr(type(autoencoder), name, None), Callable):  # type: ignore[arg-type]
                 return partial(self._call, name)
             return getattr(autoencoder, name)
+
+    def network_inside(self) -> nn.Module:
+        """The network that holds the weights: what reads and writes checkpoints looks through this one."""
+        return self.autoencoder
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Load the keys of the autoencoder, as it does itself: old ones, too, and all of them or none."""
+        if any(str(key).startswith("autoencoder.") for key in state_dict):  # names of this module's own parameters
+            return super().load_state_dict(state_dict, strict, assign)
+        return self.autoencoder.load_state_dict(state_dict, strict, assign)
 
     def _get_name(self) -> str:
         return "StreamedAutoencoder"

@@ -20,6 +20,7 @@ import pickle
 import tempfile
 import unittest
 import unittest.mock
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,6 +30,7 @@ from parameterized import parameterized
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from monai.inferers import LatentDiffusionInferer
+from monai.networks import load_checkpoint
 from monai.networks.nets import AutoencoderKL, DiffusionModelUNet
 from monai.networks.nets.autoencoderkl import AEKLResBlock
 from monai.networks.nets.spade_autoencoderkl import SPADEAutoencoderKL
@@ -38,6 +40,7 @@ from monai.networks.volumes.stream_plan import MemoryTooSmall
 from tests.live_bytes import LiveBytes
 from tests.networks.volumes.autoencoders import AUTOENCODERS, images, latents, made
 
+OLD = Path(__file__).parents[2] / "testing_data" / "autoencoderkl_generative_0.2.3.pt"
 PLENTY = 2**30
 SIZES = {1: (44,), 2: (22, 17), 3: (10, 9, 8)}
 GRID = [
@@ -598,6 +601,38 @@ class TestInPlaceOfTheAutoencoder(unittest.TestCase):
         nested = nn.ModuleDict({"autoencoder": streamed})
         self.assertIn("autoencoder.encoder.blocks.0.conv.weight", nested.state_dict())
         nested.load_state_dict(nested.state_dict())
+
+    def test_checkpoints_are_loaded_into_the_autoencoder(self) -> None:
+        options: dict[str, Any] = {"spatial_dims": 2, "in_channels": 1, "out_channels": 1, "channels": (8, 16, 24)}
+        options |= {"num_res_blocks": 1, "attention_levels": (False, False, True), "latent_channels": 8}
+        old = torch.load(OLD)["state_dict"]
+        expected = AutoencoderKL(**options, norm_num_groups=4)
+        expected.load_state_dict(old)
+        with tempfile.TemporaryDirectory() as folder:
+            torch.save(old, path := os.path.join(folder, "old.pt"))
+            loads: dict[str, Any] = {
+                "load_checkpoint": lambda net: load_checkpoint(net, path),
+                "around_it": lambda net: load_checkpoint(nn.DataParallel(net), path),
+                "load_state_dict": lambda net: net.load_state_dict(old),
+                "load_old_state_dict": lambda net: net.load_old_state_dict(old),
+                "nested": lambda net: nn.ModuleDict({"a": net}).load_state_dict({f"a.{key}": old[key] for key in old}),
+            }
+            network = AutoencoderKL(**options, norm_num_groups=4)
+            for name, load in loads.items():
+                for parameter in network.parameters():
+                    nn.init.zeros_(parameter)
+                load(StreamedAutoencoder(network, PLENTY))
+                for key, value in expected.state_dict().items():
+                    self.assertTrue(torch.equal(value, network.state_dict()[key]), (name, key))
+
+    def test_a_refused_checkpoint_changes_nothing(self) -> None:
+        network = made("kl", 2)
+        before = {key: value.clone() for key, value in network.state_dict().items()}
+        other = {key: torch.zeros_like(value) for key, value in before.items() if key != "encoder.blocks.0.conv.bias"}
+        with self.assertRaisesRegex(RuntimeError, 'Missing.*"encoder.blocks'):
+            StreamedAutoencoder(network, PLENTY).load_state_dict(other)
+        for key, value in network.state_dict().items():
+            self.assertTrue(torch.equal(value, before[key]), key)
 
     @parameterized.expand([("copy", copy.deepcopy), ("pickle", lambda each: pickle.loads(pickle.dumps(each)))])
     def test_copies(self, _: str, copied: Any) -> None:
