@@ -14,12 +14,14 @@
 from __future__ import annotations
 
 import math
+import operator
 import os
 import shutil
 import tempfile
 from collections.abc import Sequence
 from contextlib import nullcontext
 from enum import Enum
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,19 @@ import torch
 
 from monai.networks.volumes.stream_sizes import Box, VolumeSize, put
 
-__all__ = ["FolderStorage", "Layout", "MemoryStorage", "Resting", "Storage", "Transfers", "layout_of", "part_of"]
+__all__ = [
+    "FolderStorage",
+    "Layout",
+    "MemoryStorage",
+    "Resting",
+    "Storage",
+    "Transfers",
+    "as_bytes",
+    "check_storage",
+    "layout_of",
+    "part_of",
+    "storage_of",
+]
 
 
 class Layout(Enum):
@@ -119,6 +133,63 @@ class FolderStorage:
 
 
 Storage = MemoryStorage | FolderStorage
+
+
+def as_bytes(memory: Any) -> int:
+    """
+    A number of bytes, of any type that holds whole numbers: also a float without a fraction, such as 8e9.
+
+    Raises:
+        ValueError: if it is none, or less than 1.
+    """
+    try:
+        number = operator.index(memory)
+    except TypeError:
+        whole = isinstance(memory, Real) and math.isfinite(memory) and memory == int(memory)
+        number = int(memory) if whole else 0
+    if isinstance(memory, bool) or number < 1:
+        raise ValueError(
+            f"memory={memory!r} should be the number of bytes that the device may hold: a whole number from 1 on, such "
+            "as 8 * 2**30."
+        )
+    return number
+
+
+def check_storage(storage: Any) -> None:
+    """
+    Args:
+        storage: what :class:`StreamedAutoencoder` was given.
+
+    Raises:
+        ValueError: if it can be no storage.
+        NotADirectoryError: if it is no existing folder.
+    """
+    if storage is None or isinstance(storage, str) and storage == "cpu":
+        return
+    if not isinstance(storage, (str, os.PathLike)) or not os.fspath(storage):
+        raise ValueError(f"storage={storage!r} should be 'cpu', None or an existing folder, as '.' for this one.")
+    FolderStorage(storage)
+
+
+def storage_of(wanted: Any, device: torch.device, size: int) -> Storage:
+    """
+    Where volumes rest, with room for them.
+
+    Args:
+        wanted: "cpu", a folder or None.
+        device: where parts are computed.
+        size: how many bytes rest at most.
+
+    Raises:
+        OSError: if a disk has less room.
+    """
+    if wanted is None:
+        return MemoryStorage(device)
+    if wanted == "cpu":
+        return MemoryStorage(torch.device("cpu"), pinned=device.type == "cuda")
+    folder = FolderStorage(wanted)
+    folder.check_room(size)
+    return folder
 
 
 def _shape_at_rest(volume: VolumeSize, layout: Layout) -> tuple[int, ...]:

@@ -32,7 +32,7 @@ from monai.networks.volumes.stream_ranks import company_of, unsplit
 from monai.networks.volumes.stream_run import Run, measure_steps
 from monai.networks.volumes.stream_sample import Sample, as_class_of, bytes_of_sample, plain, sample_of
 from monai.networks.volumes.stream_sizes import Sizes, VolumeSize
-from monai.networks.volumes.stream_storage import FolderStorage, MemoryStorage, Storage
+from monai.networks.volumes.stream_storage import Storage, as_bytes, check_storage, storage_of
 from monai.utils import optional_import
 
 __all__ = ["Needs", "StreamedAutoencoder"]
@@ -110,15 +110,11 @@ class StreamedAutoencoder(nn.Module):
         progress: bool = False,
     ) -> None:
         super().__init__()
-        if isinstance(memory, bool) or not isinstance(memory, (int, float)) or not memory >= 1:
-            raise ValueError(f"memory={memory!r} should be the number of bytes that the device may hold.")
-        if storage is not None and storage != "cpu" and not isinstance(storage, (str, os.PathLike)):
-            raise ValueError(f"storage={storage!r} should be 'cpu', None or an existing folder.")
-        if storage not in (None, "cpu"):
-            FolderStorage(storage)  # type: ignore[arg-type]  # says whether there is one
+        whole_bytes = as_bytes(memory)
+        check_storage(storage)
         autoencoder = inside_of_compiled(autoencoder) or autoencoder  # its layers are not called as it was compiled
         self.autoencoder = autoencoder
-        self.memory = int(memory)
+        self.memory = whole_bytes
         self.storage = storage
         self.progress = progress
         self.register_state_dict_post_hook(_without_prefix)
@@ -293,7 +289,7 @@ class _Streamed(nn.Module):
         """What is needed before the first step: room where volumes rest, and what the result looks like."""
         owner, device = self.owner[0], _device(self.path)
         path = getattr(unsplit(owner.autoencoder), self.name)
-        return _storage(owner.storage, device, needs), sample_of(path, plan.sizes, given, device)
+        return storage_of(owner.storage, device, needs.storage), sample_of(path, plan.sizes, given, device)
 
 
 class _NoBar:
@@ -348,17 +344,6 @@ def _spatial_dims(path: nn.Module) -> int | None:
 
 def _device(module: nn.Module) -> torch.device:
     return next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
-
-
-def _storage(wanted: Any, device: torch.device, needs: Needs) -> Storage:
-    """Where volumes rest, with room for them."""
-    if wanted is None:
-        return MemoryStorage(device)
-    if wanted == "cpu":
-        return MemoryStorage(torch.device("cpu"), pinned=device.type == "cuda")
-    folder = FolderStorage(wanted)
-    folder.check_room(needs.storage)
-    return folder
 
 
 def _on_device(found: Any, device: torch.device | None) -> Any:

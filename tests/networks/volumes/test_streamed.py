@@ -23,6 +23,7 @@ import unittest.mock
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn as nn
 from parameterized import parameterized
@@ -298,13 +299,21 @@ class TestStreamedAutoencoder(unittest.TestCase):
             (0, "cpu", ValueError, "memory=0"),
             (True, "cpu", ValueError, "memory=True"),
             ("8GB", "cpu", ValueError, "memory='8GB'"),
+            (float("inf"), "cpu", ValueError, "memory=inf.*whole number"),
+            (float("nan"), "cpu", ValueError, "memory=nan.*whole number"),
+            (100.5, "cpu", ValueError, "memory=100.5.*whole number"),
             (100, 3, ValueError, "storage=3"),
+            (100, "", ValueError, "storage=''"),
             (100, "/no/such/folder", NotADirectoryError, "existing folder"),
         ]
     )
     def test_arguments_that_cannot_be(self, memory: Any, storage: Any, error: type[Exception], message: str) -> None:
         with self.assertRaisesRegex(error, message):
             StreamedAutoencoder(made("kl", 2), memory, storage)
+
+    @parameterized.expand([(np.int64(100),), (np.float32(100),), (1e2,), (torch.tensor(100),)])
+    def test_whole_numbers_of_any_type(self, memory: Any) -> None:
+        self.assertIs(type(self.streamed(made("kl", 2), memory).memory), int)
 
     def test_what_is_no_autoencoder(self) -> None:
         with self.assertRaisesRegex(TypeError, "neither an encoder nor a decoder"):
