@@ -15,9 +15,11 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from types import FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -117,6 +119,7 @@ class StreamedAutoencoder(nn.Module):
         self.memory = whole_bytes
         self.storage = storage
         self.progress = progress
+        self._told: set[str] = set()
         self.register_state_dict_post_hook(_without_prefix)
         self.register_load_state_dict_pre_hook(_with_prefix)
         network = unsplit(autoencoder)
@@ -144,6 +147,8 @@ class StreamedAutoencoder(nn.Module):
             autoencoder = self.autoencoder
             if hasattr(OldCheckpoints, name):  # loads weights, of which the streams have none
                 return getattr(autoencoder, name)
+            if isinstance(vars(autoencoder).get(name), (FunctionType, MethodType)):
+                self._tell_of_whole([name])
             if isinstance(getattr(type(autoencoder), name, None), Callable):  # type: ignore[arg-type]
                 return partial(self._call, name)
             return getattr(autoencoder, name)
@@ -203,6 +208,19 @@ class StreamedAutoencoder(nn.Module):
         """The ``decode_stage_2_outputs`` of the autoencoder: latents of a diffusion model to images."""
         return self._call("decode_stage_2_outputs", *args, **kwargs)
 
+    def _tell_of_whole(self, names: Iterable[str]) -> None:
+        """Warn, once of each, that methods on the autoencoder object itself call its layers, not the streams."""
+        new = sorted(set(names) - self._told)
+        if not new:
+            return
+        self._told.update(new)
+        warnings.warn(
+            f"{', '.join(new)} of {type(self.autoencoder).__name__} was set on the object, not in its class: it is "
+            "called as it is, computes whole what it computes with the autoencoder's layers, and may need more than "
+            f"memory={self.memory:,}. Write it as a method of a subclass, which is streamed.",
+            stacklevel=4,
+        )
+
     def _call(self, name: str, /, *args: Any, **kwargs: Any) -> Any:
         """
         Run a method of the autoencoder, with streams in the place of its encoder and decoder.
@@ -219,6 +237,8 @@ class StreamedAutoencoder(nn.Module):
             args = (*(value.to(device) if torch.is_tensor(value) else value for value in args[:1]), *args[1:])
             moved = {key: value.to(device) for key, value in kwargs.items() if torch.is_tensor(value) and key != "seg"}
             kwargs = {**kwargs, **moved}
+        kind = type(self.autoencoder)
+        self._tell_of_whole(own for own in vars(self.autoencoder) if callable(getattr(kind, own, None)))
         streams = {path: _Streamed(path, self) for path in _paths(self.autoencoder)}
         with twin_for_a_while(self.autoencoder, streams) as view, torch.no_grad():
             found = getattr(view, name)(*args, **kwargs)

@@ -20,6 +20,7 @@ import pickle
 import tempfile
 import unittest
 import unittest.mock
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -674,6 +675,24 @@ class TestInPlaceOfTheAutoencoder(unittest.TestCase):
         streamed.memory = 1
         with self.assertRaises(MemoryTooSmall):
             streamed.decode_twice(latent)
+
+    def test_methods_of_the_object_are_told_to_compute_whole(self) -> None:
+        network = made("kl_plain", 2)
+        latent, *_ = latents("kl_plain", network, SIZES[2])
+        written = network.decode
+        network.decode = lambda z: written(z / 2)
+        network.decode_more = lambda z: written(z)
+        streamed = StreamedAutoencoder(network, 10**6)
+        with self.assertWarnsRegex(UserWarning, "^decode of AutoencoderKL .*whole.*subclass") as told:
+            found = streamed.decode(latent)
+        self.assertEqual(told.filename, __file__)
+        self.assertTrue(torch.equal(found, written(latent / 2)))
+        with self.assertWarnsRegex(UserWarning, "^decode_more of"):
+            streamed.decode_more(latent)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            streamed.decode_stage_2_outputs(latent)  # once is enough
+            streamed.encode(images("kl_plain", SIZES[2])[0])
 
     def test_what_a_method_sets_stays(self) -> None:
         class Counting(AutoencoderKL):
