@@ -13,9 +13,9 @@
 What a network was built from: its arguments, kept at construction in the language of MONAI's bundles.
 
 The arguments are seen by ``__new__``, which Python hands those of the outermost class, whatever a subclass passes on to
-its bases. ``__init__`` stays as it is, for TorchScript reads its source. What is kept are JSON values in a namespace of
-Python's own: a pickle of the module needs no class of this package, and later changes of a list that was passed do not
-reach it.
+its bases. ``__init__`` stays as it is, for TorchScript reads its source. What is kept are JSON values in a dictionary:
+a pickle of the module needs no other class than without it, and later changes of a list that was passed do not reach
+it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from enum import Enum
 from functools import partial
-from types import BuiltinFunctionType, FunctionType, ModuleType, SimpleNamespace
+from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -67,10 +67,11 @@ def record_construction(cls: Class) -> Class:
     def build(kind: type, /, *args: Any, **kwargs: Any) -> Any:
         new = super(cls, kind).__new__  # type: ignore[arg-type,misc]
         module = new(kind) if new is object.__new__ else new(kind, *args, **kwargs)
-        record = SimpleNamespace(
-            args=[_kept(value) for value in args], kwargs={name: _kept(value) for name, value in kwargs.items()}
-        )
-        vars(module)[RECORD] = record
+        vars(module)[RECORD] = {
+            "class": _name_of(kind),
+            "args": [_kept(value) for value in args],
+            "kwargs": {name: _kept(value) for name, value in kwargs.items()},
+        }
         return module
 
     build.records_construction = True  # type: ignore[attr-defined]
@@ -115,9 +116,12 @@ def bound_arguments(module: nn.Module) -> tuple[dict[str, Any], dict[str, Any]]:
     first_new = next((vars(base)["__new__"] for base in cls.__mro__ if "__new__" in vars(base)), None)
     if record is None or not _records(first_new):
         raise ValueError(f"what {cls.__name__} was built from was not recorded")
+    record = record if isinstance(record, dict) else vars(record)  # of an earlier pickle, without the class
+    if record.get("class", _name_of(cls)) != _name_of(cls):
+        raise ValueError(f"the network was built as {record['class']}, and is a {_name_of(cls)} now")
     signature = inspect.signature(module.__init__)  # type: ignore[misc]
     try:
-        bound = signature.bind(*record.args, **record.kwargs)
+        bound = signature.bind(*record["args"], **record["kwargs"])
     except TypeError as error:  # as of a network that comes from a pickle without a record
         raise ValueError(f"what {cls.__name__} was built from was not recorded ({error})") from None
     passed: dict[str, Any] = {}
@@ -270,6 +274,10 @@ def _is_plain_name(name: Any) -> bool:
 
 def _has_default(parameter: inspect.Parameter) -> bool:
     return parameter.default is not inspect.Parameter.empty
+
+
+def _name_of(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
 
 
 def _records(new: Any) -> bool:

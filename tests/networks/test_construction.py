@@ -16,6 +16,7 @@ import inspect
 import json
 import pickle
 import unittest
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -77,6 +78,10 @@ class TestRecord(unittest.TestCase):
         net = Net([1, 2])
         self.assertEqual(bound_arguments(pickle.loads(pickle.dumps(net)))[0], {"channels": [1, 2]})
         self.assertNotIn(b"monai.networks.construction", pickle.dumps(net))
+        self.assertNotIn(b"SimpleNamespace", pickle.dumps(net))  # torch.load would have to be told of it
+        record = vars(net)[RECORD]
+        vars(net)[RECORD] = SimpleNamespace(args=record["args"], kwargs=record["kwargs"])  # of an earlier version
+        self.assertEqual(bound_arguments(pickle.loads(pickle.dumps(net)))[0], {"channels": [1, 2]})
         del vars(net)[RECORD]
         with self.assertRaisesRegex(ValueError, "was not recorded.*channels"):
             bound_arguments(pickle.loads(pickle.dumps(net)))

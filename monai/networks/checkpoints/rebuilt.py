@@ -13,22 +13,31 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from enum import Enum
-from types import BuiltinFunctionType, FunctionType
+from functools import partial
+from inspect import getattr_static
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
+from weakref import ReferenceType
 
 import numpy as np
 import torch
 import torch.nn as nn
 
-from .untrusted import shortened
+from monai.networks.construction import RECORD
+
+from .untrusted import listed, printable, shortened
 
 __all__ = ["differences", "has_values_beside", "hidden_modules", "misfits", "silent_buffers"]
 
-PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, Enum, np.generic, np.ndarray)
-FUNCTIONS = (FunctionType, BuiltinFunctionType, type)
-OF_EVERY_MODULE = frozenset(vars(nn.Module()))  # its tables, and whether it trains
+PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, Enum, np.generic)
+WHOLE = (*PLAIN, set, frozenset, type, BuiltinFunctionType, ModuleType)  # are compared without their parts
+OF_EVERY_MODULE = frozenset({*vars(nn.Module()), RECORD})  # its tables, and whether it trains
+MEASURED = {("VectorQuantizer", "perplexity"), ("DynUNet", "heads"), ("DynUNetSkipLayer", "heads")}
+"""Class and attribute of what runs of MONAI's networks leave behind, from random values at construction."""
+MISSING = object()
 
 
 def misfits(net: nn.Module, built: nn.Module) -> Iterator[str]:
@@ -43,10 +52,16 @@ def misfits(net: nn.Module, built: nn.Module) -> Iterator[str]:
             yield f"{key} has the shape {tuple(own[key].shape)}, {tuple(other[key].shape)} is built"
     if _shared(net) != _shared(built):
         yield f"other parameters are one and the same: {_shared(net) or 'none'}, built are {_shared(built) or 'none'}"
+    others = dict(built.named_modules(remove_duplicate=False))
+    for path, module in net.named_modules(remove_duplicate=False):
+        for order, expected in zip(_orders(module), _orders(others.get(path, module)), strict=True):
+            if order != expected and sorted(order) == sorted(expected):
+                yield f"{path or 'the network'} has the order {listed(order)}, built is {listed(expected)}"
 
 
 def differences(net: nn.Module, built: nn.Module) -> Iterator[str]:
     """What of a network's modules, their settings and the buffers that are not saved was changed after construction."""
+    alike = _Alike(net, built)
     others = dict(built.named_modules(remove_duplicate=False))
     for path, module in net.named_modules(remove_duplicate=False):
         other, name = others.pop(path, None), path or "the network"
@@ -55,7 +70,7 @@ def differences(net: nn.Module, built: nn.Module) -> Iterator[str]:
         elif module.extra_repr() != other.extra_repr():
             yield f"{name} is {shortened(module.extra_repr())}, built is {shortened(other.extra_repr())}"
         else:
-            yield from (f"{name}.{text}" for text in _settings(module, other))
+            yield from (f"{name}.{text}" for text in _settings(module, other, alike))
     yield from (f"{path} is built, and not there" for path in others)
     buffers = dict(net.named_buffers(remove_duplicate=False))
     for key, value in silent_buffers(built).items():
@@ -88,50 +103,163 @@ def _modules(value: Any) -> list[nn.Module]:
 
 def has_values_beside(net: nn.Module) -> bool:
     """Whether there are values in tensors that a state dict leaves out."""
-    beside = [*silent_buffers(net).values(), *(value for module in net.modules() for value in vars(module).values())]
-    return any(torch.is_tensor(value) and value.numel() for value in beside)
+    if any(value.numel() for value in silent_buffers(net).values()):
+        return True
+    seen: dict[int, Any] = {id(value): value for value in _places(net).values()}
+    own = (vars(module).items() for module in net.modules())
+    return any(_has_values(value, seen) for items in own for name, value in items if name not in OF_EVERY_MODULE)
 
 
-def _settings(module: nn.Module, other: nn.Module) -> Iterator[str]:
-    """Plain attributes that differ, tensors that are no parameters, and methods that the module itself has replaced."""
-    own, built = vars(module), vars(other)
-    for name in sorted(own.keys() - OF_EVERY_MODULE):
-        value, expected = own[name], built.get(name)
-        if name not in built:
-            if callable(getattr(type(module), name, None)):
-                yield f"{name} was replaced"
-        elif torch.is_tensor(value) and torch.is_tensor(expected):
-            # a single value may be what the last forward measured, as the perplexity of a VQVAE
-            if expected.numel() > 1 and not expected.is_meta and not _equal(value, expected):
-                yield f"{name}, a tensor that is not saved, has other values than are built"
-        elif name.startswith("pretrained"):
+def _has_values(value: Any, seen: dict[int, Any]) -> bool:
+    if isinstance(value, WHOLE) or id(value) in seen:
+        return False
+    seen[id(value)] = value
+    if torch.is_tensor(value):
+        return value.numel() > 0
+    return any(_has_values(part, seen) for part in _taken_apart(value)[1])
+
+
+def _settings(module: nn.Module, other: nn.Module, alike: _Alike) -> Iterator[str]:
+    """Attributes that differ from those that are built, or from those of the class, and new ones that are plain."""
+    own, built, cls = vars(module), vars(other), type(module)
+    for name in sorted((own.keys() | built.keys()) - OF_EVERY_MODULE):
+        if name.startswith("pretrained") or _is_measured(cls, name):
             continue
-        elif (_says_all(value) or _says_all(expected)) and not _same(value, expected):
-            yield f"{name} is {shortened(repr(value))}, built is {shortened(repr(expected))}"
+        value, expected = own.get(name, MISSING), built.get(name, MISSING)
+        of_class = getattr_static(cls, name, MISSING)
+        if expected is MISSING and callable(getattr(cls, name, None)):
+            yield f"{name} was replaced"
+        elif expected is MISSING and of_class is MISSING:
+            if not name.startswith("_") and _is_plain(value):  # compiling, DDP and PEFT leave private ones behind
+                yield f"{name} is {_shown(value)}, and is not built"
+        elif expected is MISSING and hasattr(nn.Module, name):
+            continue  # as compile() leaves behind
+        else:
+            value, expected = (of_class if each is MISSING else each for each in (value, expected))
+            if not alike(value, expected):
+                yield f"{name} is {_shown(value)}, built is {_shown(expected)}"
 
 
-def _says_all(value: Any) -> bool:
-    """Whether ``==`` tells if two are the same: plain values, what is made of them, and named functions."""
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return all(map(_says_all, value))
-    if isinstance(value, dict):
-        return all(map(_says_all, value.values()))
-    if isinstance(value, FUNCTIONS):
-        return "<" not in value.__qualname__  # one that __init__ defines is another one each time
+def _is_measured(cls: type, name: str) -> bool:
+    bases = (base.__name__ for base in cls.__mro__ if base.__module__.startswith("monai.networks."))
+    return any((base, name) in MEASURED for base in bases)
+
+
+def _is_plain(value: Any) -> bool:
+    if type(value) in (list, tuple):
+        return all(map(_is_plain, value))
+    if type(value) is dict:
+        return all(map(_is_plain, value.values()))
     return isinstance(value, PLAIN)
 
 
+def _shown(value: Any) -> str:
+    return "not there" if value is MISSING else printable(shortened(repr(value)))
+
+
+class _Alike:
+    """
+    Whether attributes of two networks mean the same, told from their parts.
+
+    Modules, parameters and buffers of the networks are the same where they have the same place.
+
+    Args:
+        net: the network of the first value.
+        built: the network of the second one.
+    """
+
+    def __init__(self, net: nn.Module, built: nn.Module) -> None:
+        self.places = [{id(value): place for place, value in _places(each).items()} for each in (net, built)]
+        self.seen: dict[tuple[int, int], Any] = {}  # with the values, so that no other one gets their ids
+
+    def __call__(self, value: Any, built: Any) -> bool:
+        place, expected = self.places[0].get(id(value)), self.places[1].get(id(built))
+        if place is not None or expected is not None:
+            return place == expected
+        if value is built or (id(value), id(built)) in self.seen:
+            return True
+        if isinstance(value, WHOLE) or isinstance(built, WHOLE):
+            return isinstance(value, WHOLE) and isinstance(built, WHOLE) and _same(value, built)
+        self.seen[id(value), id(built)] = value, built
+        if torch.is_tensor(value) or torch.is_tensor(built):
+            return torch.is_tensor(value) and torch.is_tensor(built) and _same_tensor(value, built)
+        if isinstance(value, np.ndarray) and isinstance(built, np.ndarray):
+            return np.array_equal(value, built, equal_nan=value.dtype.kind == built.dtype.kind == "f")
+        (frame, parts), (expected, expected_parts) = _taken_apart(value), _taken_apart(built)
+        return frame == expected and all(map(self, parts, expected_parts))
+
+
+def _taken_apart(value: Any) -> tuple[Any, list[Any]]:
+    """What two values have in common if they can be the same, as many parts too, and the parts."""
+    if isinstance(value, (list, tuple)):
+        return (isinstance(value, list), len(value)), list(value)
+    if isinstance(value, dict):
+        return list(value), list(value.values())
+    if isinstance(value, partial):
+        return partial, [value.func, value.args, value.keywords]
+    if isinstance(value, MethodType):
+        return MethodType, [value.__func__, value.__self__]
+    if isinstance(value, FunctionType):
+        cells = [_content(cell) for cell in value.__closure__ or ()]
+        return (value.__code__, len(cells)), [value.__defaults__, value.__kwdefaults__, *cells]
+    if isinstance(value, ReferenceType):
+        return ReferenceType, [value()]
+    if isinstance(value, nn.Module):  # one that the network does not have as a part
+        state = value.state_dict()
+        return (type(value), str(value), list(state)), [*state.values(), *_fields(value).values()]
+    fields = _fields(value)
+    has_own = not fields and type(value).__eq__ is not object.__eq__
+    return (type(value), list(fields), value if has_own else None), list(fields.values())
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    """Attributes of an object; those of a module without what every module has."""
+    if dataclasses.is_dataclass(value):  # also one without a __dict__
+        return {each.name: getattr(value, each.name, None) for each in dataclasses.fields(value)}
+    slots = [name for cls in type(value).__mro__ for name in vars(cls).get("__slots__", ()) if hasattr(value, name)]
+    fields = {**{name: getattr(value, name) for name in slots}, **getattr(value, "__dict__", {})}
+    left_out = OF_EVERY_MODULE if isinstance(value, nn.Module) else ()
+    return {name: each for name, each in fields.items() if name not in left_out}
+
+
+def _content(cell: Any) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # a name that its function has not set
+        return None
+
+
 def _same(value: Any, built: Any) -> bool:
-    if torch.is_tensor(value) != torch.is_tensor(built):
-        return False
-    if isinstance(value, np.ndarray) or isinstance(built, np.ndarray):
-        return np.array_equal(value, built)
-    return bool(value == built)
+    if isinstance(value, type) and isinstance(built, type) and "<" in built.__qualname__:
+        return value.__qualname__ == built.__qualname__  # one that __init__ defines is another one each time
+    if isinstance(built, torch.device) and built.type == "meta":
+        return isinstance(value, torch.device)
+    return bool(value == built) or (value != value and built != built)
+
+
+def _same_tensor(value: torch.Tensor, built: torch.Tensor) -> bool:
+    """An empty one is there for runs to fill, as a matrix of attention."""
+    return built.is_meta or not built.numel() or (value.dtype == built.dtype and _equal(value, built))
 
 
 def _equal(value: torch.Tensor, built: torch.Tensor) -> bool:
     """Whether a tensor holds what was built, in its own type."""
-    return value.shape == built.shape and torch.equal(value.cpu(), built.to(value.dtype).cpu())
+    if value.shape != built.shape or value.is_meta:
+        return False
+    value, built = value.detach().cpu(), built.detach().to(value.dtype).cpu()
+    return torch.equal(value, built) or bool(((value == built) | (value.isnan() & built.isnan())).all())
+
+
+def _places(net: nn.Module) -> dict[str, Any]:
+    """The modules, parameters and buffers of a network by their keys; of one that it has twice, the first."""
+    places: dict[str, Any] = dict(net.named_modules())
+    return {**places, **dict(net.named_parameters()), **dict(net.named_buffers())}
+
+
+def _orders(module: nn.Module) -> list[list[str]]:
+    """Names of a module's own modules, parameters and buffers, as they follow one another."""
+    tables = (module._modules, module._parameters, module._buffers)
+    return [[name for name, value in table.items() if value is not None] for table in tables]
 
 
 def _shared(net: nn.Module) -> list[list[str]]:

@@ -20,8 +20,10 @@ import pickle
 import subprocess
 import sys
 import unittest
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from unittest import mock
 
 import numpy as np
@@ -51,14 +53,37 @@ VIT = {"in_channels": 1, "img_size": 16, "patch_size": 8, "hidden_size": 8, "mlp
        "num_heads": 2, "spatial_dims": 2}  # fmt: skip
 
 
+def shifting(by: float):
+    return lambda x: x + by
+
+
+@dataclass
+class Options:
+    """A user's settings."""
+
+    scale: float = 1.0
+
+
 class WithSettings(nn.Module):
     """A user's network, with settings that are no numbers of Python."""
 
+    factor, _power = 1.0, 2
+
     def __init__(self) -> None:
         super().__init__()
-        self.linear = nn.Linear(1, 1)
+        self.linear, self.memory = nn.Linear(1, 1), nn.LSTM(1, 1)  # which keeps its weights in a list, too
         self.scale, self.options, self.function = np.float32(1.0), {"scale": 1.0}, torch.tanh
         self.kind, self.levels = BlendMode.CONSTANT, (1, None)
+        self.options_of_class, self.space = Options(), SimpleNamespace(scale=1.0)
+        self.temperature, self.tensors = torch.tensor(float("nan")), [torch.ones(2)]
+        self.part, self.shift = partial(torch.add, alpha=2), shifting(1.0)
+        self.own, self.layers, self.unset = self.forward, [self.linear, nn.Dropout(0.1)], float("nan")
+
+    def forward(self, x):
+        return self.linear(x) * self.factor
+
+    def other(self, x):
+        return x
 
 
 record_construction(WithSettings)
@@ -126,6 +151,19 @@ def changed(path: str, **settings) -> nn.Module:
     return net
 
 
+def reordered(path: str) -> nn.Module:
+    net = unet(dropout=0.1)
+    part = net.get_submodule(path)
+    part.N = part._modules.pop("N")
+    return net
+
+
+def other_class() -> nn.Module:
+    net = unet()
+    net.__class__ = WithHead
+    return net
+
+
 def other_buffer() -> nn.Module:
     net = unet()
     net.register_buffer("scale", torch.ones(2), persistent=False)
@@ -147,6 +185,8 @@ CHANGED = [
     ("a setting", lambda: changed("", dimensions=3), "dimensions is 3, built is 2"),
     ("a method", lambda: changed("", forward=lambda x: x), "forward was replaced"),
     ("a buffer", other_buffer, "model.other is not built"),
+    ("the order of layers", lambda: reordered("model.0.adn"), "model.0.adn has the order D, A, N, built is N, D, A"),
+    ("another class", other_class, "built as .*UNet.*is a .*WithHead"),
     ("weights that are one", tied, "one and the same"),
     ("weights in a list", InAList, "others"),
     ("a class that records nothing", lambda: OwnLayers(nn.Identity()), "was not recorded"),
@@ -284,7 +324,7 @@ class TestRoundTrip(PretrainedCase):
         channels = [4, 8]
         net = unet(channels=channels)
         channels.append(16)
-        self.assertEqual(vars(net)[RECORD].kwargs["channels"], [4, 8])
+        self.assertEqual(vars(net)[RECORD]["kwargs"]["channels"], [4, 8])
 
     def test_a_pickle_without_a_record(self):
         net = unet()
@@ -298,7 +338,7 @@ class TestRoundTrip(PretrainedCase):
 
     def test_weights_from_elsewhere_are_not_fetched_again(self):
         net = NETWORKS["EfficientNetBN"].build()
-        vars(net)[RECORD].kwargs["pretrained"] = True
+        vars(net)[RECORD]["kwargs"]["pretrained"] = True
         save_pretrained(net, self.saved)
         self.assertIs(self.config()["network_def"]["pretrained"], False)
 
@@ -360,14 +400,46 @@ class TestSaving(PretrainedCase):
             ("function", torch.relu),
             ("kind", BlendMode.GAUSSIAN),
             ("levels", None),
+            ("options_of_class", Options(2.0)),
+            ("space", SimpleNamespace(scale=2.0)),
+            ("space", SimpleNamespace(scale=1.0, shift=1)),
+            ("temperature", torch.tensor(2.0)),
+            ("tensors", [torch.zeros(2)]),
+            ("part", partial(torch.add, alpha=3)),
+            ("shift", lambda x: x - 1),
+            ("shift", shifting(2.0)),
+            ("own", torch.relu),
+            ("layers", [nn.Linear(1, 1), nn.Dropout(0.1)]),
+            ("layers", [nn.Identity(), nn.Dropout(0.2)]),
+            ("factor", 2.0),
+            ("_power", 3),
+            ("new", (1, "a", [None])),
         ]
     )
     def test_settings_of_any_kind_that_were_changed(self, name, value):
-        save_pretrained(WithSettings(), self.folder / "as it was built")
         net = WithSettings()
         setattr(net, name, value)
-        with self.assertRaisesRegex(ValueError, f"{name} is"):
+        with self.assertRaisesRegex(ValueError, f"{name} is|weights inside of {name}"):
             save_pretrained(net, self.saved)
+
+    def test_other_changes_of_settings(self):
+        for name, change in (
+            ("own", lambda net: setattr(net, "own", net.other)),
+            ("layers", lambda net: net.layers.reverse()),
+            ("scale", lambda net: vars(net).pop("scale")),
+        ):
+            net = WithSettings()
+            change(net)
+            with self.assertRaisesRegex(ValueError, f"{name} is"):
+                save_pretrained(net, self.saved)
+
+    def test_what_is_no_change(self):
+        net = WithSettings()
+        net.factor, net._cache, net.seen = 1.0, 3, torch.ones(1)
+        net.compile(backend="eager")
+        copied = copy.deepcopy(net.half())
+        for each in (net, copied):
+            save_pretrained(each, self.saved, overwrite=True)
 
     @parameterized.expand(CHANGED)
     def test_refused(self, _name, build, text):
