@@ -66,6 +66,8 @@ def record_construction(cls: Class) -> Class:
 
     def build(kind: type, /, *args: Any, **kwargs: Any) -> Any:
         new = super(cls, kind).__new__  # type: ignore[arg-type,misc]
+        if torch.compiler.is_dynamo_compiling():  # which takes object's for another one, and traces no record
+            return new(kind)
         module = new(kind) if new is object.__new__ else new(kind, *args, **kwargs)
         vars(module)[RECORD] = {
             "class": _name_of(kind),
@@ -75,10 +77,29 @@ def record_construction(cls: Class) -> Class:
         return module
 
     build.records_construction = True  # type: ignore[attr-defined]
-    build.__wrapped__ = cls.__init__  # type: ignore[attr-defined,misc]  # inspect.signature(cls) follows it
+    build.__wrapped__ = _Signature(cls)  # type: ignore[attr-defined]  # inspect.signature(cls) follows it
     build.__name__, build.__qualname__ = "__new__", f"{cls.__qualname__}.__new__"
     cls.__new__ = staticmethod(build)  # type: ignore[assignment,method-assign]
     return cls
+
+
+class _Signature:
+    """
+    The signature of a class's ``__init__``, also where that is replaced later.
+
+    Args:
+        cls: the class.
+    """
+
+    def __init__(self, cls: type) -> None:
+        self.cls = cls
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.cls.__init__(*args, **kwargs)  # type: ignore[misc]
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        return inspect.signature(self.cls.__init__)  # type: ignore[misc]
 
 
 def record_classes(names: Mapping[str, Any]) -> tuple[type[nn.Module], ...]:

@@ -17,8 +17,10 @@ import json
 import pickle
 import unittest
 from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
+import pytest
 import torch
 import torch.nn as nn
 from parameterized import parameterized
@@ -95,6 +97,19 @@ class TestRecord(unittest.TestCase):
         self.assertEqual(list(inspect.signature(Net).parameters), ["channels", "act", "norm", "scale"])
         self.assertEqual(list(inspect.signature(Narrow).parameters), ["width", "kwargs"])
         self.assertEqual(list(torch.jit.script(Net([1, 2])).state_dict()), ["linear.weight", "linear.bias"])
+
+    def test_signature_of_an_init_that_was_replaced(self):
+        with mock.patch.object(Net, "__init__", lambda self, width: None):
+            self.assertEqual(list(inspect.signature(Net).parameters), ["width"])
+        self.assertEqual(inspect.signature(Net).parameters["act"].default, "RELU")
+
+    @pytest.mark.grid  # the first compilation of a process takes seconds
+    def test_built_in_a_compiled_function(self):
+        def run(x):
+            return Net(channels=[1, 2])(x)
+
+        self.addCleanup(torch.compiler.reset)
+        self.assertEqual(torch.compile(run, backend="eager")(torch.ones(3, 1)).shape, (3, 2))
 
     def test_another_base_gets_the_arguments(self):
         class Base:
