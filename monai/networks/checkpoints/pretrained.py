@@ -42,6 +42,7 @@ from .saved_folder import (
     write_folder,
 )
 from .untrusted import CheckpointRefused, listed
+from .write import as_scale_factor
 
 __all__ = ["from_pretrained", "save_pretrained"]
 
@@ -51,7 +52,7 @@ def save_pretrained(
     folder: str | os.PathLike,
     *,
     config: Mapping[str, Any] | None = None,
-    scale_factor: float | None = None,
+    scale_factor: float | torch.Tensor | None = None,
     overwrite: bool = False,
 ) -> Path:
     """
@@ -68,15 +69,17 @@ def save_pretrained(
         config: the class and its arguments, as ``network_def`` of a bundle has them, if the network does not know them,
             or was changed; ``_target_`` may be left out. Its modules have to be those of the network, their settings
             are taken on trust.
-        scale_factor: the latent scale factor that belongs to a diffusion network, see
-            :attr:`monai.networks.Checkpoint.scale_factor`.
+        scale_factor: the latent scale factor that belongs to a diffusion network, a number or a tensor with one
+            element, see :attr:`monai.networks.Checkpoint.scale_factor`.
         overwrite: whether the two files may exist.
 
     Returns:
         the folder
 
     Raises:
-        ValueError: if the network is not what its configuration builds, or an argument has no form in a bundle.
+        ValueError: if the network is not what its configuration builds, an argument has no form in a bundle, or the
+            scale factor is not finite and positive.
+        TypeError: if the scale factor is no number.
         OSError: if the files exist and ``overwrite`` is not set, or cannot be written; nothing is then kept.
 
     Example::
@@ -84,7 +87,7 @@ def save_pretrained(
         save_pretrained(UNETR(in_channels=1, out_channels=14, img_size=(96, 96, 96)), "unetr")
         net = from_pretrained("unetr")
     """
-    net, folder = inside_of_wrappers(net), Path(folder)
+    net, folder, scale_factor = inside_of_wrappers(net), Path(folder), as_scale_factor(scale_factor)
     _refuse_without_values(net)
     check_folder(folder, overwrite)
     network_def, defaults = _described(net) if config is None else (_given(net, config), {})

@@ -14,20 +14,24 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import torch
 
 from monai.networks.state_dict.torch_private import all_metadata
 from monai.utils.whole_files import check_place, replacing
 
 from .safetensors import FACTS, write_safetensors
+from .untrusted import shortened
 from .unwrap import with_versions
 
 __all__ = [
     "SUFFIXES",
+    "as_scale_factor",
     "check_target",
     "standalone",
     "write_checkpoint",
@@ -54,10 +58,39 @@ def check_target(path: Path, overwrite: bool = False) -> None:
     check_place(path, overwrite)
 
 
+def as_scale_factor(value: Any) -> float | None:
+    """
+    The number of a latent scale factor, as readers take it.
+
+    Args:
+        value: a number of Python or numpy, a tensor or an array with one element, or None for no scale factor.
+
+    Raises:
+        TypeError: if it is anything else.
+        ValueError: if there is another number of elements than one, or the number is not finite and positive.
+    """
+    if value is None:
+        return None
+    problem = f"scale_factor has to be one finite positive number, got {shortened(repr(value))}"
+    if isinstance(value, (torch.Tensor, np.ndarray, np.generic)):
+        if math.prod(value.shape) != 1 or getattr(value, "is_meta", False):
+            raise ValueError(f"{problem}: pass one value.")
+        value = value.item()
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{problem}: pass a float.")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not 0 < number < math.inf:
+        raise ValueError(f"{problem}: 1 / std of the latents is one.")
+    return number
+
+
 def write_checkpoint(
     path: Path,
     state_dict: Mapping[str, Any],
-    scale_factor: float | None = None,
+    scale_factor: Any = None,
     name: str = "unet_state_dict",
     overwrite: bool = False,
     progress: Callable[[int], None] | None = None,
@@ -70,16 +103,18 @@ def write_checkpoint(
     Args:
         path: the file, see :func:`check_target`.
         state_dict: tensors by key. What torch keeps beside them, as the versions of modules, is written, too.
-        scale_factor: the latent scale factor that belongs to a diffusion network. A torch file then holds
-            ``{name: ..., "scale_factor": ...}``, as MAISI writes it; a safetensors file has it in its metadata.
+        scale_factor: the latent scale factor that belongs to a diffusion network, see :func:`as_scale_factor`. A torch
+            file then holds ``{name: ..., "scale_factor": ...}``, as MAISI writes it; a safetensors file has it in its
+            metadata.
         name: of the state dict beside a scale factor.
         overwrite: whether the file may exist.
         progress: called with the number of bytes after each piece that was written.
 
     Raises:
-        ValueError, OSError: as :func:`check_target`, or if the disk is full.
-        TypeError: if a value has no form in the format.
+        ValueError, OSError: as :func:`check_target` and :func:`as_scale_factor`, or if the disk is full.
+        TypeError: if a value has no form in the format, or the scale factor is no number.
     """
+    scale_factor = as_scale_factor(scale_factor)
     check_target(path, overwrite)
     facts = dict(all_metadata(state_dict))
     advance = progress or _unseen

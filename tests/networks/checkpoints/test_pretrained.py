@@ -38,6 +38,7 @@ from monai.bundle import ConfigParser
 from monai.networks import from_pretrained, load_checkpoint, read_checkpoint, save_pretrained
 from monai.networks.checkpoints.network_def import NetworkBuilder
 from monai.networks.checkpoints.untrusted import CheckpointRefused
+from monai.networks.checkpoints.write import write_checkpoint
 from monai.networks.construction import RECORD, encoded, record_construction
 from monai.utils import BlendMode, optional_import
 from tests.networks.checkpoints.file_case import FileCase
@@ -333,8 +334,37 @@ class TestRoundTrip(PretrainedCase):
             save_pretrained(pickle.loads(pickle.dumps(net)), self.saved)
 
     def test_scale_factor(self):
-        save_pretrained(unet(), self.saved, scale_factor=0.7)
-        self.assertEqual(read_checkpoint(self.saved).scale_factor, 0.7)
+        for value in (
+            0.7,
+            np.float64(0.7),
+            torch.tensor([0.7], dtype=torch.double),
+            nn.Parameter(torch.tensor(0.5)),
+            2,
+        ):
+            save_pretrained(unet(), self.saved, scale_factor=value, overwrite=True)
+            self.assertEqual(read_checkpoint(self.saved).scale_factor, getattr(value, "item", lambda: value)())
+
+    @parameterized.expand(
+        [
+            (True, TypeError),
+            ("0.7", TypeError),
+            (torch.tensor(True), TypeError),
+            (1j, TypeError),
+            (torch.ones(2), ValueError),
+            (np.ones(0), ValueError),
+            (float("nan"), ValueError),
+            (torch.tensor(float("inf")), ValueError),
+            (10**400, ValueError),
+            (0, ValueError),
+            (-0.5, ValueError),
+        ]
+    )
+    def test_no_scale_factor(self, value, error):
+        with self.assertRaisesRegex(error, "one finite positive number"):
+            save_pretrained(unet(), self.saved, scale_factor=value)
+        with self.assertRaisesRegex(error, "one finite positive number"):
+            write_checkpoint(self.path, {}, value)
+        self.assertEqual(list(self.folder.iterdir()), [])
 
     def test_weights_from_elsewhere_are_not_fetched_again(self):
         net = NETWORKS["EfficientNetBN"].build()
