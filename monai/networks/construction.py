@@ -280,6 +280,10 @@ def _import_name(value: Any) -> str | None:
     """The name that imports a class or a function, if that gives the same object."""
     if not isinstance(value, (type, FunctionType, BuiltinFunctionType)):
         return None
+    public = getattr(value, "__name__", "")
+    if not isinstance(value, type) and value is getattr(nn.functional, public, None):
+        # torch defines some elsewhere, as torch._C._nn.gelu
+        return f"torch.nn.functional.{public}"
     module, name = getattr(value, "__module__", None), getattr(value, "__qualname__", "")
     if not isinstance(module, str) or module == "__main__" or not all(part.isidentifier() for part in name.split(".")):
         return None

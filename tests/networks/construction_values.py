@@ -22,5 +22,5 @@ VALUES = [
     (None,), (True,), (3,), (0.1,), (float("inf"),), ("RELU",), ("$1 + 1",), ("@net",), ("a%b#c",), ((),), ((3,),),
     ((3, 3),), ([1, (2, 3)],), (("relu", {"inplace": True}),), ({"a": [1, None]},), ({2: "x"},), ({"_target_": "x"},),
     (("$@%#'\"\n", b"\x00"),), (1 + 0 * 2**70,), (torch.float16,), (nn.GELU,), (nn.functional.relu,),
-    (InterpolateMode.AREA,), ([Flatten, torch.bfloat16],),
+    (nn.functional.gelu,), (InterpolateMode.AREA,), ([Flatten, torch.bfloat16],),
 ]  # fmt: skip

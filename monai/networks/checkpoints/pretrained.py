@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,6 +46,9 @@ from .untrusted import CheckpointRefused, listed
 from .write import as_scale_factor
 
 __all__ = ["from_pretrained", "save_pretrained"]
+
+FOR_ALL = {"torch", *sys.builtin_module_names, *sys.stdlib_module_names}
+"""Packages that nobody should have to allow for the sake of one function: they run anything."""
 
 
 def save_pretrained(
@@ -229,7 +233,7 @@ def _check(net: nn.Module, network_def: dict, defaults: dict, trusted: bool) -> 
     Returns:
         types of the buffers that are not saved, by key, where they are others than are built
     """
-    packages = {target.partition(".")[0] for target in _targets(network_def)}
+    packages = {target.partition(".")[0] for target in _targets(network_def)} - FOR_ALL
     builder = NetworkBuilder(tuple(packages))
     with _remedy(net, "The arguments do not build a network"):
         built = _rebuilt(builder, network_def, defaults, "cpu" if has_values_beside(net) else "meta")
@@ -314,6 +318,7 @@ def _cast(net: nn.Module, dtypes: Mapping[str, Any]) -> None:
         if not isinstance(dtype, torch.dtype) or tensor is None or tensor.dtype == dtype:
             continue
         if isinstance(tensor, nn.Parameter):
+            tensor.requires_grad_(tensor.requires_grad and (dtype.is_floating_point or dtype.is_complex))
             tensor.data = tensor.data.to(dtype)
         else:
             owner, _, name = key.rpartition(".")

@@ -196,6 +196,8 @@ CHANGED = [
     ("a function without a name", lambda: Recorded(nn.Identity(), act=lambda: nn.ReLU()), "type function"),
     ("a module that records nothing", lambda: Recorded(nn.Conv2d(1, 1, 1)), "body is a module"),
     ("a tensor", lambda: Recorded(None, rest=[torch.ones(1)]), "rest::0 is a value of type Tensor"),
+    ("a function of Python's own", lambda: Recorded(None, rest=[len]), "'builtins.len' is not built"),
+    ("a function of torch alone", lambda: Recorded(None, rest=[torch.save]), "'torch.serialization.save' is not built"),
     ("a scripted network", lambda: torch.jit.script(unet()), "scripted"),
     ("no values", lambda: unet().to("meta"), "no values"),
 ]
@@ -301,6 +303,14 @@ class TestRoundTrip(PretrainedCase):
         found = self.assert_comes_back(half)
         self.assertEqual([value.dtype for value in found.buffers()], [value.dtype for value in half.buffers()])
 
+    @parameterized.expand([(torch.int8,), (torch.bool,), (torch.complex64,)])
+    def test_types_that_are_not_trained(self, dtype):
+        net = unet()
+        for part in net.modules():
+            if isinstance(part, nn.PReLU):
+                part.weight = nn.Parameter(torch.ones(1, dtype=dtype), requires_grad=False)
+        self.assert_comes_back(net)
+
     def test_subclass(self):
         found = self.assert_comes_back(WithHead(4), allow=HERE)
         self.assertEqual(found.head.out_channels, 4)
@@ -334,15 +344,10 @@ class TestRoundTrip(PretrainedCase):
             save_pretrained(pickle.loads(pickle.dumps(net)), self.saved)
 
     def test_scale_factor(self):
-        for value in (
-            0.7,
-            np.float64(0.7),
-            torch.tensor([0.7], dtype=torch.double),
-            nn.Parameter(torch.tensor(0.5)),
-            2,
-        ):
+        as_tensors = (torch.tensor([0.7], dtype=torch.double), nn.Parameter(torch.tensor(0.7, dtype=torch.double)))
+        for value in (0.7, np.float64(0.7), *as_tensors):
             save_pretrained(unet(), self.saved, scale_factor=value, overwrite=True)
-            self.assertEqual(read_checkpoint(self.saved).scale_factor, getattr(value, "item", lambda: value)())
+            self.assertEqual(read_checkpoint(self.saved).scale_factor, 0.7)
 
     @parameterized.expand(
         [
