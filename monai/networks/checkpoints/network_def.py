@@ -24,7 +24,7 @@ from typing import Any
 import torch
 import torch.nn as nn
 
-from .untrusted import CheckpointRefused, quoted
+from .untrusted import CheckpointRefused, printable, quoted, shortened
 
 __all__ = ["NetworkBuilder", "fetching"]
 
@@ -33,6 +33,8 @@ ROOMS = ("monai.networks", "monai.apps.generation", "monai.apps.reconstruction",
 HOMES = (*ROOMS[:-1], "torch.nn.modules")  # where their classes are defined
 ENUMS = "monai.utils"
 DEEPEST = 50  # values in one another
+MAX_TEXT = 1000  # characters of a text; MONAI compares an unknown one with those it knows, in quadratic time
+LONGEST_ERROR = 400  # characters of what a constructor says
 
 
 def fetching(name: str, others: Mapping[str, Any] | Sequence[str]) -> bool:
@@ -81,14 +83,14 @@ class NetworkBuilder:
         asked = [name for name, value in arguments.items() if fetching(name, arguments) and value]
         if asked:
             raise CheckpointRefused(
-                f"{cls.__name__} is asked for other weights by {asked[0]}={quoted(arguments[asked[0]])}: leave it out."
+                f"{cls.__name__} is asked for other weights by {quoted(asked[0])}, {quoted(arguments[asked[0]])}: leave it out."
             )
         try:
             return cls(**arguments)
         except NotImplementedError:
             raise  # what the meta device cannot do
         except Exception as error:  # whatever a constructor raises is about the arguments
-            message = f"{cls.__name__} cannot be built from these arguments: {error}"
+            message = f"{cls.__name__} cannot be built from these arguments: {_told(error)}"
             raise CheckpointRefused(f"{message}. Was it saved by another version of MONAI?") from error
 
     def _class(self, config: Mapping[str, Any]) -> type[nn.Module]:
@@ -130,7 +132,9 @@ class NetworkBuilder:
         try:
             return found(**arguments)
         except Exception as error:
-            raise CheckpointRefused(f"{quoted(config['_target_'])} does not take its arguments: {error}.") from error
+            raise CheckpointRefused(
+                f"{quoted(config['_target_'])} does not take its arguments: {_told(error)}."
+            ) from error
 
     def _found(self, target: Any) -> Any:
         """A class or function that is allowed, by its name."""
@@ -177,7 +181,9 @@ def _imported(target: str) -> Any:
             found: Any = importlib.import_module(name)
         except ModuleNotFoundError as error:
             if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-                raise CheckpointRefused(f"{quoted(target)} needs the package {quoted(error.name)}: {error}.") from error
+                raise CheckpointRefused(
+                    f"{quoted(target)} needs the package {quoted(error.name)}: {_told(error)}."
+                ) from error
             continue
         for part in parts[length:]:
             found = getattr(found, part, None)
@@ -190,17 +196,33 @@ def _text(value: str, place: str) -> Any:
     if value[:1] in ("@", "%"):
         raise CheckpointRefused(f"{quoted(place)} is {quoted(value)}: references are not resolved; write its value.")
     if value[:1] != "$":
-        return value
+        return _short(value, place)
     dtype = getattr(torch, value.removeprefix("$torch."), None) if value.startswith("$torch.") else None
     if isinstance(dtype, torch.dtype):
         return dtype
     try:
-        return ast.literal_eval(value[1:])
+        found = ast.literal_eval(value[1:])
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         raise CheckpointRefused(
             f"{quoted(place)} is {quoted(value)}: expressions are not run, other than literals of Python and types of "
             "torch; write its value."
         ) from None
+    return _short(found, place)
+
+
+def _short(value: Any, place: str) -> Any:
+    """A value, if no text in it is too long."""
+    if isinstance(value, (str, bytes)) and len(value) > MAX_TEXT:
+        raise CheckpointRefused(f"{quoted(place)} has {len(value):,} characters; at most {MAX_TEXT:,} are taken.")
+    items = [*value, *value.values()] if isinstance(value, dict) else value
+    for item in items if isinstance(items, (list, tuple, set)) else ():
+        _short(item, place)
+    return value
+
+
+def _told(error: Exception) -> str:
+    """What an error says, which may repeat any text of the configuration."""
+    return printable(shortened(str(error), LONGEST_ERROR))
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -26,7 +26,7 @@ from monai.utils import optional_import
 from monai.utils.whole_files import check_place, replacing
 
 from .read import WEIGHTS
-from .untrusted import MAX_HEADER, CheckpointRefused, listed, printable, quoted
+from .untrusted import MAX_HEADER, CheckpointRefused, listed, printable, quoted, shortened
 from .write import write_checkpoint
 
 __all__ = [
@@ -40,6 +40,7 @@ __all__ = [
     "check_weights",
     "find_folder",
     "read_config",
+    "shown",
     "write_folder",
 ]
 
@@ -165,15 +166,15 @@ def read_config(folder: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise CheckpointRefused(f"{path} is no JSON: {error}. Fetch it again.") from None
     saved = content.get(SAVED) if isinstance(content, dict) else None
-    if not isinstance(saved, dict) or type(saved.get("layout")) is not int:
+    if not isinstance(saved, dict) or type(saved.get("layout")) is not int or saved["layout"] < 1:
         raise CheckpointRefused(
             f"{path} was not written by save_pretrained of monai.networks: build the network and use "
             f"load_checkpoint(net, {str(folder / WEIGHTS)!r})."
         )
     if saved["layout"] > LAYOUT:
         raise CheckpointRefused(
-            f"{path} has the layout {saved['layout']}, saved by {saved.get('versions')}; up to {LAYOUT} is known here: "
-            "install a newer version."
+            f"{path} has the layout {quoted(saved['layout'])}, saved by {shown(saved.get('versions'))}; up to {LAYOUT} is "
+            "known here: install a newer version."
         )
     saved = {"defaults": {}, "buffers": {}, "versions": {}, **saved}
     kinds = {NETWORK: dict, ATTENTION: list}
@@ -182,6 +183,11 @@ def read_config(folder: Path) -> dict[str, Any]:
     if wrong:
         raise CheckpointRefused(f"{path} lacks {listed(wrong)}: fetch it again.")
     return {**content, SAVED: saved}
+
+
+def shown(value: Any) -> str:
+    """Anything that a configuration holds, as a message can have it."""
+    return printable(shortened(str(value), 200))
 
 
 def check_weights(path: Path, expected: Mapping[str, Any]) -> None:

@@ -219,6 +219,11 @@ HOSTILE = [
     ("other weights", {"_target_": "monai.networks.nets.HoVerNet", "pretrained_url": "http://example.org"}, "weights"),
     ("a disabled network", {"_target_": "monai.networks.nets.UNet", "_disabled_": True}, "_disabled_"),
     ("arguments that do not fit", {"_target_": "monai.networks.nets.UNet", "chanels": 3}, "chanels"),
+    ("a long text", {**UNET, "_target_": "monai.networks.nets.UNet", "act": "x" * 10000}, "10,000 characters"),
+    ("a long text inside", {**UNET, "_target_": "monai.networks.nets.UNet", "act": f"$({'x' * 2000!r},)"}, "2,000"),
+    ("an escape in a text", {**UNET, "_target_": "monai.networks.nets.UNet", "act": "\x1b[31mX"}, r"\\x1b"),
+    ("an escape in a name", {"_target_": "monai.networks.nets.UNet", "\x1b" * 900: 1}, r"(\\x1b)+\.\.\.(\\x1b)+"),
+    ("an escape in what is fetched", {"_target_": "monai.networks.nets.UNet", "pretrained\x1b": True}, r"\\x1b"),
     ("no class", {"spatial_dims": 2}, "no name of a class"),
     ("a class that is not there", {"_target_": "monai.networks.nets.NoNet"}, "not there"),
 ]  # fmt: skip
@@ -391,7 +396,8 @@ class TestRoundTrip(PretrainedCase):
         save_pretrained(nets.ViT(**VIT), self.saved)
         self.assertEqual(self.config()["attention_config"][0]["heads"], 2)
         self.edit(lambda content: content["attention_config"][0].update(heads=4))
-        with self.assertRaisesRegex(CheckpointRefused, "other attention"):
+        self.edit(lambda content: content["saved"].update(versions="\x1b"))
+        with self.assertRaisesRegex(CheckpointRefused, r"other attention.*saved by \\x1b"):
             from_pretrained(self.saved)
 
 
@@ -540,7 +546,11 @@ class TestLoading(PretrainedCase):
 
     @parameterized.expand(
         [
-            (lambda content: content["saved"].update(layout=2), "newer version"),
+            (
+                lambda content: content["saved"].update(layout=2, versions="\x1b" * 900),
+                r"by (\\x1b)+\.\.\.(\\x1b)+;.*newer",
+            ),
+            (lambda content: content["saved"].update(layout=0), "not written by save_pretrained"),
             (lambda content: content.pop("saved"), "not written by save_pretrained"),
             (lambda content: content.update(network_def=[]), "lacks network_def"),
             (lambda content: content["saved"].pop("weights"), "lacks weights"),
@@ -561,8 +571,10 @@ class TestLoading(PretrainedCase):
     @parameterized.expand(HOSTILE)
     def test_nothing_runs(self, _name, network_def, text):
         self.edit(lambda content: content.update(network_def=network_def))
-        with self.assertRaisesRegex(CheckpointRefused, text):
+        with self.assertRaisesRegex(CheckpointRefused, text) as refusal:
             from_pretrained(self.saved)
+        message = str(refusal.exception)
+        self.assertTrue(message.isprintable() and len(message) < 3000, message)
 
     def test_other_readers(self):
         net = unet()
