@@ -82,9 +82,8 @@ class NetworkBuilder:
     def _made(self, cls: type[nn.Module], arguments: dict[str, Any]) -> nn.Module:
         asked = [name for name, value in arguments.items() if fetching(name, arguments) and value]
         if asked:
-            raise CheckpointRefused(
-                f"{cls.__name__} is asked for other weights by {quoted(asked[0])}, {quoted(arguments[asked[0]])}: leave it out."
-            )
+            given = f"{quoted(asked[0])}, {quoted(arguments[asked[0]])}"
+            raise CheckpointRefused(f"{cls.__name__} is asked for other weights by {given}: leave it out.")
         try:
             return cls(**arguments)
         except NotImplementedError:

@@ -173,8 +173,8 @@ def read_config(folder: Path) -> dict[str, Any]:
         )
     if saved["layout"] > LAYOUT:
         raise CheckpointRefused(
-            f"{path} has the layout {quoted(saved['layout'])}, saved by {shown(saved.get('versions'))}; up to {LAYOUT} is "
-            "known here: install a newer version."
+            f"{path} has the layout {quoted(saved['layout'])}, saved by {shown(saved.get('versions'))}; up to {LAYOUT} "
+            "is known here: install a newer version."
         )
     saved = {"defaults": {}, "buffers": {}, "versions": {}, **saved}
     kinds = {NETWORK: dict, ATTENTION: list}
