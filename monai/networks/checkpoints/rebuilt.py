@@ -258,8 +258,8 @@ def _places(net: nn.Module) -> dict[str, Any]:
 
 def _orders(module: nn.Module) -> list[list[str]]:
     """Names of a module's own modules, parameters and buffers, as they follow one another."""
-    tables = (module._modules, module._parameters, module._buffers)
-    return [[name for name, value in table.items() if value is not None] for table in tables]
+    tables = (module.named_children(), module.named_parameters(recurse=False), module.named_buffers(recurse=False))
+    return [[name for name, _ in table] for table in tables]
 
 
 def _shared(net: nn.Module) -> list[list[str]]:
