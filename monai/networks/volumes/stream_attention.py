@@ -32,8 +32,9 @@ __all__ = ["attend_in_slabs", "attends_in_slabs"]
 
 def attends_in_slabs(block: nn.Module) -> bool:
     """Whether a block of attention can be computed slab by slab: nobody changes or watches what it computes."""
-    norm = block.norm if type(block) is SpatialAttentionBlock else None
-    if type(norm) is not nn.GroupNorm or not computes_as(norm, (nn.GroupNorm,)):
+    if type(block) is not SpatialAttentionBlock or type(block.norm) is not nn.GroupNorm:
+        return False
+    if not computes_as(block.norm, (nn.GroupNorm,)):
         return False
     attention = block.attn
     if not runs_own_forward(attention) or attention.save_attn or not attention.fuses:

@@ -33,6 +33,7 @@ from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from monai.inferers import LatentDiffusionInferer
 from monai.networks import load_checkpoint
+from monai.networks.blocks.spatialattention import SpatialAttentionBlock
 from monai.networks.nets import AutoencoderKL, DiffusionModelUNet
 from monai.networks.nets.autoencoderkl import AEKLResBlock
 from monai.networks.nets.spade_autoencoderkl import SPADEAutoencoderKL
@@ -410,6 +411,18 @@ class TestStreamedAutoencoder(unittest.TestCase):
             with self.assertRaisesRegex(TypeError, f"method {method}"):
                 streamed.decode(latent)
         streamed.decode(latent)
+
+    def test_a_replaced_norm_before_attention_is_called(self) -> None:
+        torch.manual_seed(0)
+        options: dict[str, Any] = {"num_res_blocks": 1, "attention_levels": (False, True), "norm_num_groups": 4}
+        network = AutoencoderKL(2, channels=(8, 8), **options).double().eval()
+        for module in network.modules():
+            if isinstance(module, SpatialAttentionBlock):
+                doubles(module.norm)
+        latent = torch.randn(1, 3, 14, 11, dtype=torch.float64)
+        streamed = self.streamed(network)
+        streamed.memory = smallest_memory(streamed, "decode", latent)
+        self.assertLess(largest_difference(streamed.decode(latent), network.decode(latent)), 1e-12)
 
     def test_decorators_that_change_nothing(self) -> None:
         network = made("kl_plain", 2)
