@@ -145,8 +145,7 @@ def as_bytes(memory: Any) -> int:
     try:
         number = operator.index(memory)
     except TypeError:
-        whole = isinstance(memory, Real) and math.isfinite(memory) and memory == int(memory)
-        number = int(memory) if whole else 0
+        number = int(float(memory)) if isinstance(memory, Real) and float(memory).is_integer() else 0
     if isinstance(memory, bool) or number < 1:
         raise ValueError(
             f"memory={memory!r} should be the number of bytes that the device may hold: a whole number from 1 on, such "
