@@ -14,7 +14,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from enum import Enum
 from functools import partial
 from inspect import getattr_static
@@ -54,9 +54,7 @@ def misfits(net: nn.Module, built: nn.Module) -> Iterator[str]:
         yield f"other parameters are one and the same: {_shared(net) or 'none'}, built are {_shared(built) or 'none'}"
     others = dict(built.named_modules(remove_duplicate=False))
     for path, module in net.named_modules(remove_duplicate=False):
-        for order, expected in zip(_orders(module), _orders(others.get(path, module)), strict=True):
-            if order != expected and sorted(order) == sorted(expected):
-                yield f"{path or 'the network'} has the order {listed(order)}, built is {listed(expected)}"
+        yield from _other_order(path, module._modules, others.get(path, module)._modules)
 
 
 def differences(net: nn.Module, built: nn.Module) -> Iterator[str]:
@@ -70,6 +68,7 @@ def differences(net: nn.Module, built: nn.Module) -> Iterator[str]:
         elif module.extra_repr() != other.extra_repr():
             yield f"{name} is {shortened(module.extra_repr())}, built is {shortened(other.extra_repr())}"
         else:
+            yield from _other_order(path, module._parameters, other._parameters)
             yield from (f"{name}.{text}" for text in _settings(module, other, alike))
     yield from (f"{path} is built, and not there" for path in others)
     buffers = dict(net.named_buffers(remove_duplicate=False))
@@ -256,10 +255,11 @@ def _places(net: nn.Module) -> dict[str, Any]:
     return {**places, **dict(net.named_parameters()), **dict(net.named_buffers())}
 
 
-def _orders(module: nn.Module) -> list[list[str]]:
-    """Names of a module's own modules, parameters and buffers, as they follow one another."""
-    tables = (module.named_children(), module.named_parameters(recurse=False), module.named_buffers(recurse=False))
-    return [[name for name, _ in table] for table in tables]
+def _other_order(path: str, own: Mapping[str, Any], built: Mapping[str, Any]) -> Iterator[str]:
+    """Whether a module's own modules or parameters follow one another in another order."""
+    order, expected = ([name for name, value in table.items() if value is not None] for table in (own, built))
+    if order != expected and sorted(order) == sorted(expected):
+        yield f"{path or 'the network'} has the order {listed(order)}, built is {listed(expected)}"
 
 
 def _shared(net: nn.Module) -> list[list[str]]:

@@ -159,6 +159,13 @@ def reordered(path: str) -> nn.Module:
     return net
 
 
+def reordered_parameters() -> nn.Module:
+    net = unet()
+    part = net.get_submodule("model.0.conv")
+    part._parameters["weight"] = part._parameters.pop("weight")
+    return net
+
+
 def other_class() -> nn.Module:
     net = unet()
     net.__class__ = WithHead
@@ -188,6 +195,7 @@ CHANGED = [
     ("a buffer", other_buffer, "model.other is not built"),
     ("the order of layers", lambda: reordered("model.0.adn"), "model.0.adn has the order D, A, N, built is N, D, A"),
     ("another class", other_class, "built as .*UNet.*is a .*WithHead"),
+    ("the order of parameters", reordered_parameters, "model.0.conv has the order bias, weight"),
     ("weights that are one", tied, "one and the same"),
     ("weights in a list", InAList, "others"),
     ("a class that records nothing", lambda: OwnLayers(nn.Identity()), "was not recorded"),
@@ -412,6 +420,11 @@ class TestGivenConfig(PretrainedCase):
             ValueError, r"classification_head.0.weight has the shape \(5, 8\), \(2, 8\) is built"
         ):
             save_pretrained(net, self.saved, config={**VIT, "classification": True}, overwrite=True)
+
+    def test_the_order_of_layers_and_of_parameters(self):
+        save_pretrained(reordered_parameters(), self.saved, config=UNET)  # no layer computes by their order
+        with self.assertRaisesRegex(ValueError, "model.0.adn has the order"):
+            save_pretrained(reordered("model.0.adn"), self.saved, config={**UNET, "dropout": 0.1}, overwrite=True)
 
     def test_a_class_that_records_nothing(self):
         net = OwnLayers(nn.Conv2d(1, 2, (3, 1)))
