@@ -112,6 +112,14 @@ class OwnLayers(nn.Module):
 Recorded = record_construction(type("Recorded", (OwnLayers,), {"__module__": __name__}))
 
 
+class Permuted(nets.UNet):
+    """A network that draws a setting."""
+
+    def __init__(self):
+        super().__init__(**UNET)
+        self.order = torch.randperm(64)
+
+
 class InAList(nets.UNet):
     """A network with weights that no state dict has."""
 
@@ -486,6 +494,13 @@ class TestSaving(PretrainedCase):
             change(net)
             with self.assertRaisesRegex(ValueError, f"{name} is"):
                 save_pretrained(net, self.saved)
+
+    def test_a_setting_that_is_drawn(self):
+        torch.manual_seed(1)
+        net = Permuted()
+        torch.manual_seed(1)  # the network that it is compared with does not draw the same by chance
+        with self.assertRaisesRegex(ValueError, "order is"):
+            save_pretrained(net, self.saved)
 
     def test_what_is_no_change(self):
         net = WithSettings()
