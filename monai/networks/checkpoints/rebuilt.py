@@ -207,7 +207,7 @@ def _taken_apart(value: Any) -> tuple[Any, list[Any]]:
         state = value.state_dict()
         return (type(value), str(value), list(state)), [*state.values(), *_fields(value).values()]
     fields = _fields(value)
-    has_own = not fields and type(value).__eq__ is not object.__eq__
+    has_own = not fields and any("__eq__" in vars(cls) for cls in type(value).__mro__[:-1])
     return (type(value), list(fields), value if has_own else None), list(fields.values())
 
 
