@@ -54,7 +54,7 @@ def misfits(net: nn.Module, built: nn.Module) -> Iterator[str]:
         yield f"other parameters are one and the same: {_shared(net) or 'none'}, built are {_shared(built) or 'none'}"
     others = dict(built.named_modules(remove_duplicate=False))
     for path, module in net.named_modules(remove_duplicate=False):
-        yield from _other_order(path, module._modules, others.get(path, module)._modules)
+        yield from _other_order(path, _children(module), _children(others.get(path, module)))
 
 
 def differences(net: nn.Module, built: nn.Module) -> Iterator[str]:
@@ -68,7 +68,7 @@ def differences(net: nn.Module, built: nn.Module) -> Iterator[str]:
         elif module.extra_repr() != other.extra_repr():
             yield f"{name} is {shortened(module.extra_repr())}, built is {shortened(other.extra_repr())}"
         else:
-            yield from _other_order(path, module._parameters, other._parameters)
+            yield from _other_order(path, _parameters(module), _parameters(other))
             yield from (f"{name}.{text}" for text in _settings(module, other, alike))
     yield from (f"{path} is built, and not there" for path in others)
     buffers = dict(net.named_buffers(remove_duplicate=False))
@@ -257,9 +257,17 @@ def _places(net: nn.Module) -> dict[str, Any]:
 
 def _other_order(path: str, own: Mapping[str, Any], built: Mapping[str, Any]) -> Iterator[str]:
     """Whether a module's own modules or parameters follow one another in another order."""
-    order, expected = ([name for name, value in table.items() if value is not None] for table in (own, built))
+    order, expected = list(own), list(built)
     if order != expected and sorted(order) == sorted(expected):
         yield f"{path or 'the network'} has the order {listed(order)}, built is {listed(expected)}"
+
+
+def _children(module: nn.Module) -> dict[str, nn.Module]:
+    return dict(module.named_children())
+
+
+def _parameters(module: nn.Module) -> dict[str, nn.Parameter]:
+    return dict(module.named_parameters(recurse=False))
 
 
 def _shared(net: nn.Module) -> list[list[str]]:
