@@ -350,7 +350,7 @@ class TestSeriesOfThisRepository(unittest.TestCase):
     def test_test_data_goes_with_the_first_feature_that_reads_it(self):
         brought = [path for pull in self.parts["features"] for path in pull.new if not path.endswith(".py")]
         self.assertEqual(len(brought), len({*brought}))
-        readers = {path for pull in self.parts["features"] for path in pull.tests} & {*TEST_DATA}
+        readers = {path for pull in self.parts["features"] for path in (*pull.tests, *pull.new)} & {*TEST_DATA}
         self.assertTrue(readers)
         self.assertEqual({*brought}, data_files(read_pin().root, readers, TEST_DATA))
 

@@ -21,7 +21,6 @@ import tempfile
 import unittest
 import unittest.mock
 import warnings
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -42,8 +41,8 @@ from monai.networks.volumes import Reach, StreamedAutoencoder
 from monai.networks.volumes.stream_plan import MemoryTooSmall
 from tests.live_bytes import LiveBytes
 from tests.networks.volumes.autoencoders import AUTOENCODERS, images, latents, made
+from tests.networks.weights.kept_autoencoder import kept_autoencoder
 
-OLD = Path(__file__).parents[2] / "testing_data" / "autoencoderkl_generative_0.2.3.pt"
 PLENTY = 2**30
 SIZES = {1: (44,), 2: (22, 17), 3: (10, 9, 8)}
 GRID = [
@@ -626,10 +625,8 @@ class TestInPlaceOfTheAutoencoder(unittest.TestCase):
         nested.load_state_dict(nested.state_dict())
 
     def test_checkpoints_are_loaded_into_the_autoencoder(self) -> None:
-        options: dict[str, Any] = {"spatial_dims": 2, "in_channels": 1, "out_channels": 1, "channels": (8, 16, 24)}
-        options |= {"num_res_blocks": 1, "attention_levels": (False, False, True), "latent_channels": 8}
-        old = torch.load(OLD)["state_dict"]
-        expected = AutoencoderKL(**options, norm_num_groups=4)
+        options, old = kept_autoencoder()
+        expected = AutoencoderKL(**options)
         expected.load_state_dict(old)
         with tempfile.TemporaryDirectory() as folder:
             torch.save(old, path := os.path.join(folder, "old.pt"))
@@ -640,7 +637,7 @@ class TestInPlaceOfTheAutoencoder(unittest.TestCase):
                 "load_old_state_dict": lambda net: net.load_old_state_dict(old),
                 "nested": lambda net: nn.ModuleDict({"a": net}).load_state_dict({f"a.{key}": old[key] for key in old}),
             }
-            network = AutoencoderKL(**options, norm_num_groups=4)
+            network = AutoencoderKL(**options)
             for name, load in loads.items():
                 for parameter in network.parameters():
                     nn.init.zeros_(parameter)
