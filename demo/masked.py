@@ -72,3 +72,37 @@ def hidden_error(filled: torch.Tensor, images: torch.Tensor, mask: torch.Tensor,
     """Mean absolute error over the hidden patches."""
     mask = mask.to(images.device)
     return (filled[mask] - to_patches(images, patch)[mask]).abs().mean()
+
+
+class Filling:
+    """
+    A ViT with a new linear head that fills in hidden patches, and images to judge it by.
+
+    Args:
+        vit: the network.
+        tests: the images to judge by, ``(B, 1, *size)``.
+        patch: size of a patch.
+        share: of the patches that is hidden.
+        generator: draws which.
+    """
+
+    def __init__(
+        self, vit: nn.Module, tests: torch.Tensor, patch: Sequence[int], share: float, generator: torch.Generator
+    ) -> None:
+        self.vit, self.tests, self.patch, self.share, self.generator = vit, tests, patch, share, generator
+        self.hidden, self.mask = hide(tests, patch, share, generator)
+        self.head = nn.Linear(vit(self.hidden)[0].shape[-1], math.prod(patch)).to(tests.device)
+
+    def weights(self) -> list[nn.Parameter]:
+        """What is to be trained."""
+        return [*self.vit.parameters(), *self.head.parameters()]
+
+    def loss(self, images: torch.Tensor) -> torch.Tensor:
+        """The error of newly hidden patches of training images."""
+        hidden, mask = hide(images, self.patch, self.share, self.generator)
+        return hidden_error(fill_in(self.vit, self.head, hidden), images, mask, self.patch)
+
+    @torch.no_grad()
+    def judge(self) -> float:
+        """The error of the hidden patches of the images to judge by."""
+        return float(hidden_error(fill_in(self.vit, self.head, self.hidden), self.tests, self.mask, self.patch))

@@ -13,7 +13,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +22,7 @@ import torch.nn.functional as F
 
 from demo.checkpoint import AutoencoderCheckpoint, Checkpoints, as_in_monai
 from demo.checks import Check
-from demo.masked import fill_in, hidden_error, hide, paint, to_patches
+from demo.masked import Filling, fill_in, hidden_error, hide, paint, to_patches
 from demo.measure import difference, exported_difference
 from demo.release import Release
 from demo.training import train
@@ -126,45 +125,27 @@ def load_old_checkpoint(net: nn.Module, setting: Setting) -> Outcome:
 
 def fill_in_blocks(net: nn.Module, setting: Setting) -> Outcome:
     """Learn to fill in hidden 3-D patches on three blocks, judge on the fourth."""
-    blocks, patch = setting.scan.blocks.to(setting.device), (4, 4, 4)
-    hidden_test, mask_test = hide(blocks[3:], patch, HIDDEN_SHARE, setting.generator)
-    head = nn.Linear(net(hidden_test)[0].shape[-1], math.prod(patch)).to(setting.device)
-
-    @torch.no_grad()
-    def judge() -> float:
-        return float(hidden_error(fill_in(net, head, hidden_test), blocks[3:], mask_test, patch))
+    blocks = setting.scan.blocks.to(setting.device)
+    filling = Filling(net, blocks[3:], (4, 4, 4), HIDDEN_SHARE, setting.generator)
 
     def loss() -> torch.Tensor:
-        images = blocks[torch.randperm(3, generator=setting.generator)[:2]]
-        hidden, mask = hide(images, patch, HIDDEN_SHARE, setting.generator)
-        return hidden_error(fill_in(net, head, hidden), images, mask, patch)
+        return filling.loss(blocks[torch.randperm(3, generator=setting.generator)[:2]])
 
-    before = judge()
-    train([*net.parameters(), *head.parameters()], loss, steps=30, rate=3e-3)
-    return Outcome("fresh", "error of hidden patches", before, judge())
+    before = filling.judge()
+    train(filling.weights(), loss, steps=30, rate=3e-3)
+    return Outcome("fresh", "error of hidden patches", before, filling.judge())
 
 
 def inflate(net: nn.Module, setting: Setting) -> Outcome:
     """Load a 2-D file into a 3-D ViT; before any training of it, against steps of training without the file."""
     old, scan, device = setting.checkpoints.vit, setting.scan, setting.device
-    patch = (*old.options["patch_size"], 8)
-    head = nn.Linear(old.options["hidden_size"], math.prod(patch)).to(device)
-    hidden_test, mask_test = hide(scan.volumes[1:].to(device), patch, HIDDEN_SHARE, setting.generator)
-
-    @torch.no_grad()
-    def judge() -> float:
-        return float(hidden_error(fill_in(net, head, hidden_test), scan.volumes[1:].to(device), mask_test, patch))
-
-    def loss() -> torch.Tensor:
-        images = scan.volumes[:1].to(device)
-        hidden, mask = hide(images, patch, HIDDEN_SHARE, setting.generator)
-        return hidden_error(fill_in(net, head, hidden), images, mask, patch)
-
-    train([*net.parameters(), *head.parameters()], loss, steps=INFLATED_STEPS, rate=3e-3)
-    before = judge()
+    patch, volumes = (*old.options["patch_size"], 8), scan.volumes.to(device)
+    filling = Filling(net, volumes[1:], patch, HIDDEN_SHARE, setting.generator)
+    train(filling.weights(), lambda: filling.loss(volumes[:1]), steps=INFLATED_STEPS, rate=3e-3)
+    before = filling.judge()
 
     report: Any = load_checkpoint(net, old.file, inflate="center").report
-    head.load_state_dict({key: value.repeat_interleave(patch[-1], 0) for key, value in old.head.items()})
+    filling.head.load_state_dict({key: value.repeat_interleave(patch[-1], 0) for key, value in old.head.items()})
     depth = scan.volumes.shape[-1]
     with torch.no_grad():
         equal = net.eval()(old.input.unsqueeze(-1).repeat(1, 1, 1, 1, depth).to(device))[0]
@@ -177,7 +158,7 @@ def inflate(net: nn.Module, setting: Setting) -> Outcome:
         Check("number of parameters that stayed as they were", len(report.left), 0),
     )
     figure = f"error of hidden patches, {INFLATED_STEPS} steps without the file vs none with it"
-    return Outcome(f"{old.writer}, inflated", figure, before, judge(), checks)
+    return Outcome(f"{old.writer}, inflated", figure, before, filling.judge(), checks)
 
 
 def reconstruct(net: nn.Module, setting: Setting) -> Outcome:
