@@ -20,6 +20,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+from monai.networks.state_dict.sharded import is_shard
 from monai.networks.state_dict.torch_private import not_compiled, runs_backward
 
 __all__ = ["EMAQuantizer", "VectorQuantizer"]
@@ -43,11 +44,6 @@ class Entries(nn.Embedding):
             elif is_shard(before) and isinstance(value, torch.Tensor):
                 vars(self)["shard"] = before
         super().__setattr__(name, value)
-
-
-def is_shard(tensor: Any) -> bool:
-    """Whether a tensor is a DTensor; asked for by its attribute, since importing its class takes a second."""
-    return hasattr(tensor, "device_mesh")
 
 
 def shard_of(embedding: nn.Module) -> Any:

@@ -22,13 +22,18 @@ import torch.nn as nn
 from monai.networks.state_dict.adapting import adapted_for_copying, adapted_state_dict
 from monai.networks.state_dict.hooks import CheckpointFacts
 
-__all__ = ["is_sharded", "load_into_sharded"]
+__all__ = ["is_shard", "is_sharded", "load_into_sharded"]
+
+
+def is_shard(tensor: Any) -> bool:
+    """Whether something is a DTensor, as ``fully_shard`` and tensor parallel plans make them."""
+    # Asked for by its attribute: to import torch.distributed.tensor for a network on one device would cost a second.
+    return hasattr(tensor, "device_mesh")
 
 
 def is_sharded(net: nn.Module) -> bool:
-    """Whether a network holds a DTensor, as ``fully_shard`` and tensor parallel plans make them."""
-    # Asked for by its attribute: to import torch.distributed.tensor for a network on one device would cost a second.
-    return any(hasattr(tensor, "device_mesh") for tensor in (*net.parameters(), *net.buffers()))
+    """Whether a network holds a DTensor."""
+    return any(map(is_shard, (*net.parameters(), *net.buffers())))
 
 
 def load_into_sharded(
