@@ -34,7 +34,7 @@ from monai.networks.weights.size_options import SizeOptions
 __all__ = ["SizeOptions", "fit"]
 
 
-def fit(journal: Journal, net: nn.Module, options: SizeOptions) -> None:
+def fit(journal: Journal, net: nn.Module, options: SizeOptions, grid: tuple[int, ...] | None = None) -> None:
     """
     Change the tensors of a state dict that have the network's keys and another network's sizes.
 
@@ -45,14 +45,15 @@ def fit(journal: Journal, net: nn.Module, options: SizeOptions) -> None:
         journal: the state dict; what is done is written down in it.
         net: the network that is to load it, which stays as it is.
         options: what may be done.
+        grid: of the file's position embeddings, where its configuration says it.
 
     Raises:
         RuntimeError: with all problems together, if anything that was asked for is ambiguous, cannot be done, or is not
             needed by any tensor. Then the journal is as it was.
     """
-    if not options and journal.grid is None:
+    if not options and grid is None:
         return
-    plan = _Plan(journal, options, places(net))
+    plan = _Plan(journal, options, places(net), grid)
     for key, place in plan.places.items():
         if type(journal.get(key)) in PLAIN and type(place.own) in PLAIN:
             plan.consider(key, place)
@@ -83,6 +84,7 @@ class _Plan:
     journal: Journal
     options: SizeOptions
     places: dict[str, Place]
+    grid: tuple[int, ...] | None
     steps: dict[str, list[_Step]] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -105,6 +107,8 @@ class _Plan:
             if len(set(found.values())) > 1:
                 pairs = ", ".join(f"{key} {old} -> {new}" for key, (old, new) in found.items())
                 problems.append(f"{option} would change layers with different numbers of channels: {pairs}.")
+        if not self.ins and not self.outs:
+            return problems
         # told by the shapes, not by what is planned: a layer that may stay as it is (`allow`) is changed by no plan
         order, gives, takes = list(self.places), self._widths(gives=True), self._widths(gives=False)
         for key, pair in self.ins.items():
@@ -192,7 +196,7 @@ class _Plan:
 
     def _said_grid(self, number: int, dims: int) -> tuple[int, ...] | None:
         """The grid in the configuration of the file, if it is one of so many positions."""
-        grid = self.journal.grid
+        grid = self.grid
         return grid if grid is not None and len(grid) == dims and math.prod(grid) == number else None
 
     def _resampled(

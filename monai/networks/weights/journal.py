@@ -56,7 +56,6 @@ class Journal(dict):
         self.file: dict[str, Any] = dict(state_dict)
         self.origins: dict[str, Origin] = {key: Origin((key,)) for key in state_dict}
         self.ignored: dict[str, str] = {}
-        self.grid: tuple[int, ...] | None = None  # of the file's position embeddings, where its configuration says it
         self._text, self._kind = "", "converted"
         self._taken: list[tuple[Any, Origin]] = []
         self._spent = False  # whether something was made of what was taken

@@ -130,15 +130,15 @@ def adapt_weights(
         refuse(net, ["sizes are not changed on the way into a sharded network: load it first, and shard it then."])
     journal, own = Journal(state_dict), net.state_dict(keep_vars=True)
     _leave_out(journal, list(journal), options)
-    source = _source_of(net, journal, own, options)
+    source, grid = _source_of(net, journal, own, options), None
     if source is not None:
         said = config() if config is not None else {}
         translate(net, journal, source, said)
-        journal.grid = _grid_in(said)
+        grid = _grid_in(said)
     request = Request(strict=True, facts=facts or CheckpointFacts(), careful=True)
     # what another package did not write is missing: nothing is completed, as it is for our own older networks
     keys = AdaptedKeys(net, journal, state_dict, request, older=source is None or source.is_monai)
-    _fit(journal, net, options.sizes)
+    _fit(journal, net, options.sizes, grid)
     _leave_out(journal, [key for key in journal if key not in own], options)  # by the names that they have by now
     left = _leave(own, journal, options)
     if source is not None:
@@ -312,10 +312,10 @@ def _source_called(name: str) -> Source:
     return source_called(name)
 
 
-def _fit(journal: Journal, net: nn.Module, sizes: SizeOptions) -> None:
+def _fit(journal: Journal, net: nn.Module, sizes: SizeOptions, grid: tuple[int, ...] | None) -> None:
     from .fit import fit  # likewise
 
-    fit(journal, net, sizes)
+    fit(journal, net, sizes, grid)
 
 
 def _remedy(key: str, have: Any, want: Any, net: nn.Module) -> str:
