@@ -9,7 +9,6 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
 """What is looked at around the load of a file: types, numbers, and what the folder of the file says of its network."""
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from monai.networks.state_dict.refusals import PLAIN, refuse
 from monai.networks.weights.early_merging import unsure_mergings
 from monai.networks.weights.report import LoadReport
 
-from .read import WEIGHTS
+from .read import ATTENTION, CONFIG, NETWORK, SAVED, WEIGHTS
 from .untrusted import MAX_HEADER, listed
 
 __all__ = [
@@ -39,7 +38,6 @@ __all__ = [
     "warn_of_early_merging",
 ]
 
-CONFIG = "config.json"
 BUILT = ("kind", "heads", "head_width", "causal", "rel_pos")  # what of attention_config the outputs depend on
 
 
@@ -117,7 +115,7 @@ def saved_config(path: Path) -> dict[str, Any] | None:
         content = json.loads(place.read_bytes().decode())
     except (OSError, ValueError, RecursionError):
         return None
-    parts = {"saved": dict, "network_def": dict, "attention_config": list}
+    parts = {SAVED: dict, NETWORK: dict, ATTENTION: list}
     is_one = isinstance(content, dict) and all(isinstance(content.get(name), kind) for name, kind in parts.items())
     return content if is_one else None
 
@@ -136,11 +134,11 @@ def compare_with_folder(net: nn.Module, config: Mapping[str, Any], path: Path) -
     """
     from monai.networks.blocks.attention.config import attention_config  # blocks import monai.networks, and so this
 
-    if str(config["network_def"].get("_target_")).rpartition(".")[2] != type(net).__name__:
+    if str(config[NETWORK].get("_target_")).rpartition(".")[2] != type(net).__name__:
         return
     now = {row["path"]: row for row in attention_config(net)}
     problems = []
-    for row in config["attention_config"]:
+    for row in config[ATTENTION]:
         mine = now.get(str(row.get("path"))) if isinstance(row, dict) else None
         if mine is None:
             continue

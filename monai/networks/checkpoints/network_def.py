@@ -24,7 +24,7 @@ from typing import Any
 import torch
 import torch.nn as nn
 
-from .untrusted import CheckpointRefused, printable, quoted, shortened
+from .untrusted import CheckpointRefused, quoted, shown
 
 __all__ = ["NetworkBuilder", "fetching"]
 
@@ -34,7 +34,7 @@ HOMES = (*ROOMS[:-1], "torch.nn.modules")  # where their classes are defined
 ENUMS = "monai.utils"
 DEEPEST = 50  # values in one another
 MAX_TEXT = 1000  # characters of a text; MONAI compares an unknown one with those it knows, in quadratic time
-LONGEST_ERROR = 400  # characters of what a constructor says
+LONGEST_ERROR = 400  # characters of what a constructor says, which may repeat any text of the configuration
 
 
 def fetching(name: str, others: Mapping[str, Any] | Sequence[str]) -> bool:
@@ -89,7 +89,7 @@ class NetworkBuilder:
         except NotImplementedError:
             raise  # what the meta device cannot do
         except Exception as error:  # whatever a constructor raises is about the arguments
-            message = f"{cls.__name__} cannot be built from these arguments: {_told(error)}"
+            message = f"{cls.__name__} cannot be built from these arguments: {shown(error, LONGEST_ERROR)}"
             raise CheckpointRefused(f"{message}. Was it saved by another version of MONAI?") from error
 
     def _class(self, config: Mapping[str, Any]) -> type[nn.Module]:
@@ -132,7 +132,7 @@ class NetworkBuilder:
             return found(**arguments)
         except Exception as error:
             raise CheckpointRefused(
-                f"{quoted(config['_target_'])} does not take its arguments: {_told(error)}."
+                f"{quoted(config['_target_'])} does not take its arguments: {shown(error, LONGEST_ERROR)}."
             ) from error
 
     def _found(self, target: Any) -> Any:
@@ -181,7 +181,7 @@ def _imported(target: str) -> Any:
         except ModuleNotFoundError as error:
             if error.name is None or not f"{name}.".startswith(f"{error.name}."):
                 raise CheckpointRefused(
-                    f"{quoted(target)} needs the package {quoted(error.name)}: {_told(error)}."
+                    f"{quoted(target)} needs the package {quoted(error.name)}: {shown(error, LONGEST_ERROR)}."
                 ) from error
             continue
         for part in parts[length:]:
@@ -217,11 +217,6 @@ def _short(value: Any, place: str) -> Any:
     for item in items if isinstance(items, (list, tuple, set)) else ():
         _short(item, place)
     return value
-
-
-def _told(error: Exception) -> str:
-    """What an error says, which may repeat any text of the configuration."""
-    return printable(shortened(str(error), LONGEST_ERROR))
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -40,10 +40,9 @@ from .saved_folder import (
     check_weights,
     find_folder,
     read_config,
-    shown,
     write_folder,
 )
-from .untrusted import CheckpointRefused, listed
+from .untrusted import CheckpointRefused, listed, shown
 from .write import as_scale_factor
 
 __all__ = ["from_pretrained", "save_pretrained"]
@@ -149,8 +148,8 @@ def from_pretrained(
     if now != content[ATTENTION]:
         row = next((row for row in content[ATTENTION] if row not in now), content[ATTENTION])
         raise CheckpointRefused(
-            f"{folder}: {type(net).__name__} is built with other attention than was saved, see {shown(row)}. "
-            f"It was saved by {shown(saved['versions'])}: load it there."
+            f"{folder}: {type(net).__name__} is built with other attention than was saved, see {shown(row, 200)}. "
+            f"It was saved by {shown(saved['versions'], 200)}: load it there."
         )
     _cast(net, {key: value.dtype for key, value in read_checkpoint(folder / WEIGHTS, net).state_dict.items()})
     _cast(net, {key: getattr(torch, str(name), None) for key, name in saved["buffers"].items()})

@@ -43,7 +43,8 @@ __all__ = [
     "read_networks",
 ]
 
-WEIGHTS = "model.safetensors"  # in a folder that holds a network
+WEIGHTS, CONFIG = "model.safetensors", "config.json"  # in a folder that holds a network
+NETWORK, ATTENTION, SAVED = "network_def", "attention_config", "saved"  # what the configuration there holds
 HEAD = 4096  # bytes by which a format is told
 TAR = range(257, 262)  # where a tar archive says that it is one
 # What other files begin with, and what to do about them.

@@ -28,7 +28,7 @@ import torch.nn as nn
 
 from monai.networks.construction import RECORD
 
-from .untrusted import listed, printable, shortened
+from .untrusted import listed, shortened, shown
 
 __all__ = ["differences", "has_values_beside", "hidden_modules", "misfits", "silent_buffers"]
 
@@ -153,7 +153,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _shown(value: Any) -> str:
-    return "not there" if value is MISSING else printable(shortened(repr(value)))
+    return "not there" if value is MISSING else shown(repr(value))
 
 
 class _Alike:

@@ -25,8 +25,8 @@ from typing import Any
 from monai.utils import optional_import
 from monai.utils.whole_files import check_place, replacing
 
-from .read import WEIGHTS
-from .untrusted import MAX_HEADER, CheckpointRefused, listed, printable, quoted, shortened
+from .read import ATTENTION, CONFIG, NETWORK, SAVED, WEIGHTS
+from .untrusted import MAX_HEADER, CheckpointRefused, listed, printable, quoted, shown
 from .write import write_checkpoint
 
 __all__ = [
@@ -40,12 +40,9 @@ __all__ = [
     "check_weights",
     "find_folder",
     "read_config",
-    "shown",
     "write_folder",
 ]
 
-CONFIG = "config.json"
-NETWORK, ATTENTION, SAVED = "network_def", "attention_config", "saved"
 PARTS = (NETWORK, ATTENTION, SAVED)  # of the configuration file
 LAYOUT = 1
 """Of the configuration file. One with a larger number is refused."""
@@ -173,8 +170,8 @@ def read_config(folder: Path) -> dict[str, Any]:
         )
     if saved["layout"] > LAYOUT:
         raise CheckpointRefused(
-            f"{path} has the layout {quoted(saved['layout'])}, saved by {shown(saved.get('versions'))}; up to {LAYOUT} "
-            "is known here: install a newer version."
+            f"{path} has the layout {quoted(saved['layout'])}, saved by {shown(saved.get('versions'), 200)}; up to "
+            f"{LAYOUT} is known here: install a newer version."
         )
     saved = {"defaults": {}, "buffers": {}, "versions": {}, **saved}
     kinds = {NETWORK: dict, ATTENTION: list}
@@ -183,11 +180,6 @@ def read_config(folder: Path) -> dict[str, Any]:
     if wrong:
         raise CheckpointRefused(f"{path} lacks {listed(wrong)}: fetch it again.")
     return {**content, SAVED: saved}
-
-
-def shown(value: Any) -> str:
-    """Anything that a configuration holds, as a message can have it."""
-    return printable(shortened(str(value), 200))
 
 
 def check_weights(path: Path, expected: Mapping[str, Any]) -> None:

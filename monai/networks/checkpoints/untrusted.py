@@ -121,6 +121,11 @@ def shortened(text: str, most: int = LONGEST) -> str:
     return text if len(text) <= most else f"{text[: most // 2]}...{text[-(most // 2) :]}"
 
 
+def shown(value: object, most: int = LONGEST) -> str:
+    """Anything as a message can have it: short and printable."""
+    return printable(shortened(str(value), most))
+
+
 def quoted(value: object, most: int = LONGEST) -> str:
     """A name in quotes, short and printable; of what is no text, its type."""
     if isinstance(value, str):
