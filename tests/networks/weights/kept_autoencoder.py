@@ -9,7 +9,6 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
 """An autoencoder that GenerativeModels 0.2.3 wrote."""
 
 from __future__ import annotations

@@ -9,7 +9,6 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-
 """
 Damage the vision transformers of other packages at random: a load must give the features of the undamaged ones, or be
 refused.
